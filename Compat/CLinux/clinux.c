@@ -1,0 +1,1 @@
+#include "machnet_linux.h"

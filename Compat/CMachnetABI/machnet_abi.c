@@ -1,0 +1,2 @@
+#include "machnet_abi.h"
+#include "machnet_atomic.h"

@@ -1,0 +1,108 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// Debian's multiarch triple: where libdpdk-dev puts the architecture's own headers.
+#if arch(x86_64)
+let multiarch = "x86_64-linux-gnu"
+#elseif arch(arm64)
+let multiarch = "aarch64-linux-gnu"
+#endif
+
+/// SwiftPM cannot parse Debian's libdpdk.pc, so its flags are spelled out here.
+let dpdkFlags = [
+  "-I/usr/include/dpdk", "-I/usr/include/\(multiarch)/dpdk", "-include", "rte_config.h",
+]
+let dpdkSwiftFlags = dpdkFlags.flatMap { ["-Xcc", $0] }
+
+/// What every Swift target of ours is built with.
+let strict: [SwiftSetting] = [
+  .strictMemorySafety(),
+  .treatAllWarnings(as: .error),
+  .enableUpcomingFeature("MemberImportVisibility"),
+  .enableUpcomingFeature("InternalImportsByDefault"),
+]
+/// The preload shim lives in foreign processes: no Swift runtime, no allocation behind our back.
+let embedded: [SwiftSetting] =
+  strict + [
+    .enableExperimentalFeature("Embedded"),
+    .unsafeFlags(["-wmo", "-Osize"], .when(configuration: .debug)),
+    .unsafeFlags(["-wmo"], .when(configuration: .release)),
+    .unsafeFlags(["-Xfrontend", "-function-sections"]),
+    .define("MACHNET_EMBEDDED"),
+  ]
+let cStrict: [CSetting] = [
+  .unsafeFlags(["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"])
+]
+
+let package = Package(
+  name: "machnet",
+  products: [
+    .executable(name: "machnetd", targets: ["machnetd"]),
+    .executable(name: "machnet", targets: ["machnet"]),
+    .library(name: "machnet-preload", type: .dynamic, targets: ["MachnetPreload"]),
+  ],
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
+    .package(url: "https://github.com/apple/swift-log", from: "1.6.0"),
+    .package(url: "https://github.com/jpsim/Yams", from: "6.0.0"),
+  ],
+  targets: [
+    // Compat: where Swift meets C.
+    .target(name: "CMachnetABI", path: "Compat/CMachnetABI", cSettings: cStrict),
+    .target(name: "CLinux", path: "Compat/CLinux", cSettings: cStrict),
+    .target(name: "CNuma", path: "Compat/CNuma", cSettings: cStrict, linkerSettings: [.linkedLibrary("numa")]),
+    .target(
+      name: "CDPDK", path: "Compat/CDPDK", cSettings: cStrict + [.unsafeFlags(dpdkFlags)],
+      linkerSettings: [
+        .linkedLibrary("rte_eal"), .linkedLibrary("rte_ethdev"), .linkedLibrary("rte_mbuf"),
+        .linkedLibrary("rte_mempool"), .linkedLibrary("rte_ring"),
+      ]),
+
+    // The engine's side, lowest first.
+    .target(name: "MachnetWire", swiftSettings: strict),
+    .target(name: "MachnetChannel", dependencies: ["CMachnetABI"], swiftSettings: strict),
+    .target(
+      name: "MachnetEngine", dependencies: ["CMachnetABI", "CLinux", "MachnetChannel", "MachnetWire"],
+      swiftSettings: strict),
+    .target(
+      name: "MachnetDPDK", dependencies: ["CDPDK", "CNuma", "MachnetEngine"],
+      swiftSettings: strict + [.unsafeFlags(dpdkSwiftFlags)]),
+    .target(
+      name: "MachnetControl",
+      dependencies: [
+        "CMachnetABI", "CLinux", "MachnetChannel", "MachnetEngine", "Yams",
+        .product(name: "Logging", package: "swift-log"),
+      ], swiftSettings: strict),
+    .executableTarget(
+      name: "machnetd",
+      dependencies: [
+        "MachnetControl", "MachnetDPDK", "MachnetEngine",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        .product(name: "Logging", package: "swift-log"),
+      ], swiftSettings: strict + [.unsafeFlags(dpdkSwiftFlags)]),
+    .executableTarget(
+      name: "machnet",
+      dependencies: [
+        "CMachnetABI", "CLinux", "MachnetControl",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ], swiftSettings: strict),
+
+    // The shim's side: the same channel code, compiled a second time for a process without a Swift runtime.
+    .target(name: "ShimChannel", dependencies: ["CMachnetABI"], path: "Shim/Channel", swiftSettings: embedded),
+    .target(
+      name: "CTrampoline", dependencies: ["CMachnetABI"], path: "Shim/Trampoline",
+      cSettings: cStrict + [.unsafeFlags(["-fvisibility=hidden", "-ffunction-sections"])]),
+    .target(
+      name: "MachnetPreload", dependencies: ["CMachnetABI", "CTrampoline", "ShimChannel"], path: "Shim/Preload",
+      exclude: ["exports.map"],
+      swiftSettings: embedded,
+      linkerSettings: [
+        .unsafeFlags([
+          "-enable-experimental-feature", "Embedded",
+          "-Xlinker", "--as-needed", "-Xlinker", "--gc-sections", "-Xlinker", "-z", "-Xlinker", "nodelete",
+          "-Xlinker", "--version-script=\(Context.packageDirectory)/Shim/Preload/exports.map",
+        ])
+      ]),
+  ],
+  swiftLanguageModes: [.v6]
+)
