@@ -103,6 +103,13 @@ let package = Package(
           "-Xlinker", "--version-script=\(Context.packageDirectory)/Shim/Preload/exports.map",
         ])
       ]),
+
+    .testTarget(
+      name: "ControlTests",
+      dependencies: [
+        "CMachnetABI", "CLinux", "MachnetChannel", "MachnetControl", "MachnetEngine",
+        .product(name: "Logging", package: "swift-log"),
+      ], swiftSettings: strict),
   ],
   swiftLanguageModes: [.v6]
 )
