@@ -76,7 +76,7 @@ let package = Package(
     .executableTarget(
       name: "machnetd",
       dependencies: [
-        "MachnetControl", "MachnetDPDK", "MachnetEngine",
+        "CLinux", "CMachnetABI", "MachnetControl", "MachnetDPDK", "MachnetEngine",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: strict + [.unsafeFlags(dpdkSwiftFlags)]),

@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+
 #include <grp.h>
 #include <ifaddrs.h>
 #include <net/if.h>
@@ -14,7 +15,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
@@ -22,7 +22,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #ifndef F_SEAL_FUTURE_WRITE
@@ -86,7 +85,7 @@ static int unix_address(const char *path, struct sockaddr_un *address, socklen_t
   return 0;
 }
 
-int mnc_listen(const char *path, uint32_t mode, gid_t gid) {
+int mnc_listen(const char *path, uint32_t mode, uint32_t gid) {
   struct sockaddr_un address;
   socklen_t length;
   int error = unix_address(path, &address, &length);
@@ -140,7 +139,7 @@ int mnc_accept(int listener, struct mnc_peer *peer) {
   return fd;
 }
 
-ssize_t mnc_receive(int fd, void *data, size_t capacity, int *descriptors, int limit, int *count, bool *cut,
+int64_t mnc_receive(int fd, void *data, size_t capacity, int *descriptors, int limit, int *count, bool *cut,
                     bool wait) {
   _Alignas(struct cmsghdr) char control[CMSG_SPACE(MNC_DESCRIPTORS_MAX * sizeof(int))];
   struct iovec vector = {.iov_base = data, .iov_len = capacity};
@@ -171,7 +170,7 @@ ssize_t mnc_receive(int fd, void *data, size_t capacity, int *descriptors, int l
   return length;
 }
 
-ssize_t mnc_send(int fd, const void *data, size_t length, const int *descriptors, int count) {
+int64_t mnc_send(int fd, const void *data, size_t length, const int *descriptors, int count) {
   _Alignas(struct cmsghdr) char control[CMSG_SPACE(MNC_DESCRIPTORS_MAX * sizeof(int))];
   struct iovec vector = {.iov_base = (void *)data, .iov_len = length};
   struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1};
@@ -217,17 +216,20 @@ static void take_address(const struct sockaddr_storage *from, uint32_t words[4],
 
 int mnc_inspect_socket(int fd, struct mnc_socket *found) {
   memset(found, 0, sizeof *found);
-  if (!option(fd, SO_DOMAIN, &found->domain, sizeof(int))) return -errno;
-  if (found->domain != AF_INET && found->domain != AF_INET6) return -EAFNOSUPPORT;
-  int reuse_port = 0, reuse_address = 0, only_v6 = 0;
+  int domain = 0, type = 0, protocol = 0, reuse_port = 0, reuse_address = 0, only_v6 = 0;
+  if (!option(fd, SO_DOMAIN, &domain, sizeof domain)) return -errno;
+  if (domain != AF_INET && domain != AF_INET6) return -EAFNOSUPPORT;
   socklen_t length = sizeof only_v6;
-  if (!option(fd, SO_TYPE, &found->type, sizeof(int)) || !option(fd, SO_PROTOCOL, &found->protocol, sizeof(int)) ||
-      !option(fd, SO_REUSEPORT, &reuse_port, sizeof(int)) || !option(fd, SO_REUSEADDR, &reuse_address, sizeof(int)) ||
+  if (!option(fd, SO_TYPE, &type, sizeof type) || !option(fd, SO_PROTOCOL, &protocol, sizeof protocol) ||
+      !option(fd, SO_REUSEPORT, &reuse_port, sizeof reuse_port) ||
+      !option(fd, SO_REUSEADDR, &reuse_address, sizeof reuse_address) ||
       !option(fd, SO_COOKIE, &found->cookie, sizeof(uint64_t)) ||
       !option(fd, SO_NETNS_COOKIE, &found->netns_cookie, sizeof(uint64_t))) {
     return -errno;
   }
-  if (found->domain == AF_INET6 && getsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only_v6, &length) < 0) return -errno;
+  if (domain == AF_INET6 && getsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only_v6, &length) < 0) return -errno;
+  found->is_udp = type == SOCK_DGRAM && protocol == IPPROTO_UDP;
+  found->is_v6 = domain == AF_INET6;
   found->reuse_port = reuse_port != 0;
   found->reuse_address = reuse_address != 0;
   found->only_v6 = only_v6 != 0;
@@ -315,14 +317,6 @@ int mnc_allowed_cpus(int *cpus, int limit) {
   return count;
 }
 
-int mnc_pin_thread(int cpu) {
-  if (cpu < 0 || cpu >= CPU_SETSIZE) return -EINVAL;
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(cpu, &set);
-  return -pthread_setaffinity_np(pthread_self(), sizeof set, &set);
-}
-
 int mnc_name_thread(const char *name) { return -pthread_setname_np(pthread_self(), name); }
 
 int64_t mnc_group_id(const char *name) {
@@ -335,33 +329,15 @@ int mnc_random(void *data, size_t count) {
   return got < 0 ? -errno : (size_t)got == count ? 0 : -EIO;
 }
 
-static uint64_t clock_ns(clockid_t clock) {
-  struct timespec now;
-  clock_gettime(clock, &now);
-  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-uint64_t mnc_monotonic(void) { return clock_ns(CLOCK_MONOTONIC); }
-uint64_t mnc_realtime(void) { return clock_ns(CLOCK_REALTIME); }
-
-int mnc_eventfd(void) { return result(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)); }
-
-int mnc_epoll(void) { return result(epoll_create1(EPOLL_CLOEXEC)); }
-
 int mnc_epoll_watch(int epoll, int fd, uint64_t name) {
   struct epoll_event event = {.events = EPOLLIN, .data.u64 = name};
   return result(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event));
 }
 
-int mnc_epoll_wait(int epoll, struct mnc_event *events, int limit, int milliseconds) {
-  struct epoll_event found[64];
-  if (limit > 64) limit = 64;
-  int count = epoll_wait(epoll, found, limit, milliseconds);
+int mnc_epoll_wait(int epoll, uint64_t *names, int limit, int milliseconds) {
+  struct epoll_event events[64];
+  int count = epoll_wait(epoll, events, limit < 64 ? limit : 64, milliseconds);
   if (count < 0) return errno == EINTR ? 0 : -errno;
-  for (int index = 0; index < count; index++) {
-    // EPOLLHUP alone: what was sent before the hang-up is still to be read.
-    bool hung_up = (found[index].events & (EPOLLHUP | EPOLLERR)) && !(found[index].events & EPOLLIN);
-    events[index] = (struct mnc_event){.name = found[index].data.u64, .hung_up = hung_up};
-  }
+  for (int index = 0; index < count; index++) names[index] = events[index].data.u64;
   return count;
 }

@@ -1,3 +1,5 @@
+public import MachnetEngine
+
 /// The configuration of a daemon, read and checked. What the YAML says in words is here in the units that code uses.
 public struct Config: Sendable, Equatable {
   public var interfaces: [Interface] = []
@@ -27,14 +29,14 @@ public struct Config: Sendable, Equatable {
     }
   }
 
-  public enum Polling: String, Sendable, CaseIterable { case busy, adaptive, yield }
-
   public struct Engine: Sendable, Equatable {
     /// One engine thread each, pinned; empty: one engine, not pinned.
     public var cpus: [Int] = []
     public var polling = Polling.adaptive
     /// How long an engine without work goes on polling before it sleeps, 0...1,000,000.
     public var idleMicroseconds = 200
+    /// Each interface is a host of its own: what one sends to the other goes over the wire.
+    public var separateHosts = false
 
     public var count: Int { max(1, cpus.count) }
   }

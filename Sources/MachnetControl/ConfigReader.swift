@@ -112,7 +112,7 @@ struct ConfigReader {
 
   private mutating func engine(_ node: Node?) -> Config.Engine {
     var engine = Config.Engine()
-    let fields = mapping(node, "the section 'engine'", keys: ["cpus", "polling", "idle-us"], mayBeNull: true)
+    let fields = mapping(node, "the section 'engine'", keys: ["cpus", "polling", "idle-us", "separate-hosts"], mayBeNull: true)
     var cpus: [Int] = []
     for item in sequence(fields["cpus"], "a list of CPUs", atMost: Int(MN_ENGINES_MAX)) {
       guard let cpu = text(item, "the number of a CPU", { decimal($0, in: 0...65535) }) else { continue }
@@ -126,6 +126,7 @@ struct ConfigReader {
     engine.cpus = cpus
     engine.polling = choice(fields["polling"]) ?? engine.polling
     engine.idleMicroseconds = integer(fields["idle-us"], 0...1_000_000, "microseconds") ?? engine.idleMicroseconds
+    engine.separateHosts = text(fields["separate-hosts"], "true or false", { Bool($0) }) ?? engine.separateHosts
     return engine
   }
 

@@ -6,7 +6,6 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/types.h>
 
 // ---------------------------------------------------------------------------------------------- memory
 
@@ -35,13 +34,13 @@ int mnc_punch_hole(int fd, uint64_t offset, uint64_t length);
 
 /// What the kernel says about the process at the other end, when it connected.
 struct mnc_peer {
-  pid_t pid; /* 0: of a PID namespace that we do not see */
-  uid_t uid;
-  gid_t gid;
+  int32_t pid; /* 0: of a PID namespace that we do not see */
+  uint32_t uid;
+  uint32_t gid;
 };
 
 /// A SOCK_SEQPACKET socket bound to `path` with these permissions and listening. `gid` -1: the process's own.
-int mnc_listen(const char *path, uint32_t mode, gid_t gid);
+int mnc_listen(const char *path, uint32_t mode, uint32_t gid);
 
 /// A connection to the daemon at `path`. Blocking, close-on-exec.
 int mnc_connect(const char *path);
@@ -55,17 +54,17 @@ int mnc_accept(int listener, struct mnc_peer *peer);
 ///
 /// Returns the message's true length, which is larger than `capacity` when it was cut; 0: the other side hung up.
 /// *count is the number of descriptors stored; *cut is set when some were lost.
-ssize_t mnc_receive(int fd, void *data, size_t capacity, int *descriptors, int limit, int *count, bool *cut, bool wait);
+int64_t mnc_receive(int fd, void *data, size_t capacity, int *descriptors, int limit, int *count, bool *cut, bool wait);
 
 /// Sends one message with descriptors. Never blocks: -EAGAIN when the other side does not read. No SIGPIPE.
-ssize_t mnc_send(int fd, const void *data, size_t length, const int *descriptors, int count);
+int64_t mnc_send(int fd, const void *data, size_t length, const int *descriptors, int count);
 
 // ---------------------------------------------------------------------------------------------- sockets
 
 /// What the kernel says about a socket. Addresses are 16 bytes in network order, IPv4 in its v4-mapped form.
 struct mnc_socket {
-  int domain, type, protocol;
-  bool only_v6, reuse_port, reuse_address;
+  bool is_udp; /* SOCK_DGRAM of protocol UDP */
+  bool is_v6, only_v6, reuse_port, reuse_address;
   bool connected;
   uint64_t cookie;       /* SO_COOKIE: unique among all sockets since boot */
   uint64_t netns_cookie; /* SO_NETNS_COOKIE: of its network namespace */
@@ -100,8 +99,7 @@ int mnc_notify(const char *path, const char *text);
 /// Stores up to `limit` numbers of CPUs that the process may run on; returns how many.
 int mnc_allowed_cpus(int *cpus, int limit);
 
-/// Pins the calling thread and names it (at most 15 bytes).
-int mnc_pin_thread(int cpu);
+/// Names the calling thread (at most 15 bytes).
 int mnc_name_thread(const char *name);
 
 /// The id of a group, or -ENOENT.
@@ -110,22 +108,11 @@ int64_t mnc_group_id(const char *name);
 /// `count` bytes of the kernel's randomness.
 int mnc_random(void *data, size_t count);
 
-/// CLOCK_MONOTONIC and CLOCK_REALTIME, ns.
-uint64_t mnc_monotonic(void);
-uint64_t mnc_realtime(void);
-
-int mnc_eventfd(void);
-
 /// Watches `fd` for input in an epoll set under a name of the caller's choice; 0 or -errno.
-int mnc_epoll(void);
 int mnc_epoll_watch(int epoll, int fd, uint64_t name);
 
-struct mnc_event {
-  uint64_t name;
-  bool hung_up; /* nothing further can be read */
-};
-
-/// Waits up to `milliseconds` (-1: for ever) for events; returns how many were stored. An interrupted wait is 0 events.
-int mnc_epoll_wait(int epoll, struct mnc_event *events, int limit, int milliseconds);
+/// Waits up to `milliseconds` (-1: for ever). Stores the names of descriptors with input or a hang-up and returns how
+/// many; an interrupted wait is none.
+int mnc_epoll_wait(int epoll, uint64_t *names, int limit, int milliseconds);
 
 #endif
