@@ -77,7 +77,7 @@ let package = Package(
     .executableTarget(
       name: "machnetd",
       dependencies: [
-        "MachnetControl", "MachnetDPDK", "MachnetEngine",
+        "CLinux", "CMachnetABI", "MachnetControl", "MachnetDPDK", "MachnetEngine",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: strict + [.unsafeFlags(dpdkSwiftFlags)]),
@@ -107,6 +107,11 @@ let package = Package(
 
     .testTarget(
       name: "ChannelTests", dependencies: ["CMachnetABI", "MachnetChannel"], swiftSettings: tests),
+      name: "ControlTests",
+      dependencies: [
+        "CMachnetABI", "CLinux", "MachnetChannel", "MachnetControl", "MachnetEngine",
+        .product(name: "Logging", package: "swift-log"),
+      ], swiftSettings: strict),
   ],
   swiftLanguageModes: [.v6]
 )

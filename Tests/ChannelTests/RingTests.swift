@@ -58,8 +58,11 @@ extension RingItem {
   /// free-running indices just below their wrap.
   @Test(arguments: [0, 1, 63, 64, 65, 1472, 9000, 65506, 65507])
   func aRecordSurvivesAtEveryOffset(length: Int) {
+    let memory = RingMemory()
     for offset in stride(from: UInt64(0), to: UInt64(MN_RING_MIN), by: 64) {
-      let memory = RingMemory(start: UInt64.max - UInt64(MN_RING_MIN) + 1 &+ offset)
+      let start = UInt64.max - UInt64(MN_RING_MIN) + 1 &+ offset
+      memory.setTail(start)
+      memory.setHead(start)
       var writer = memory.writer
       var reader = memory.reader
       let wrote = writer.put(length, UInt8(truncatingIfNeeded: offset >> 6))
