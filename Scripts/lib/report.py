@@ -49,7 +49,7 @@ plot '-' using 0:2:xtic(1) with boxes lc rgb '#4477aa', '' using 0:2:(sprintf('%
     data = "".join(f'"{name}" {value}\n' for name, value in bars) + "e\n"
     done = subprocess.run(["gnuplot"], input=script + data + data, capture_output=True, text=True, check=True)
     # Several SVGs share a page: their ids must not.
-    return re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>", "", done.stdout, flags=re.S).replace("gnuplot_plot", f"p{id(row)}_")
+    return re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>", "", done.stdout, flags=re.S).replace("gnuplot_", f"p{id(row)}_")
 
 
 def page(rows, command):
