@@ -103,6 +103,9 @@ let package = Package(
           "-Xlinker", "--version-script=\(Context.packageDirectory)/Shim/Preload/exports.map",
         ])
       ]),
+
+    // Real programs, run as a user runs them; needs the built products, not the modules.
+    .testTarget(name: "ProgramTests", swiftSettings: strict),
   ],
   swiftLanguageModes: [.v6]
 )
