@@ -12,8 +12,8 @@ import Testing
   let size: Int
   let doorbell = mn_linux_eventfd()
   let engineCount: UInt32
-  static let txCapacity: UInt32 = 131_072
-  static let rxCapacity: UInt32 = 131_072
+  static let txCapacity: UInt32 = 262_144
+  static let rxCapacity: UInt32 = 262_144
 
   init(identifier: UInt32, endpoints: UInt32 = 8, engineCount: UInt32 = 1) {
     self.identifier = identifier
