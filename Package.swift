@@ -21,6 +21,7 @@ let strict: [SwiftSetting] = [
   .enableUpcomingFeature("MemberImportVisibility"),
   .enableUpcomingFeature("InternalImportsByDefault"),
 ]
+let tests: [SwiftSetting] = [.treatAllWarnings(as: .error)]
 /// The preload shim lives in foreign processes: no Swift runtime, no allocation behind our back.
 let embedded: [SwiftSetting] =
   strict + [
@@ -76,7 +77,7 @@ let package = Package(
     .executableTarget(
       name: "machnetd",
       dependencies: [
-        "MachnetControl", "MachnetDPDK", "MachnetEngine",
+        "CLinux", "CMachnetABI", "MachnetControl", "MachnetDPDK", "MachnetEngine",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: strict + [.unsafeFlags(dpdkSwiftFlags)]),
@@ -99,13 +100,20 @@ let package = Package(
       linkerSettings: [
         .unsafeFlags([
           "-enable-experimental-feature", "Embedded",
-          "-Xlinker", "--as-needed", "-Xlinker", "--gc-sections", "-Xlinker", "-z", "-Xlinker", "nodelete",
+          "-Xlinker", "--as-needed", "-Xlinker", "--gc-sections", "-Xlinker", "-z", "-Xlinker", "nodelete", "-Xlinker", "-z", "-Xlinker", "now", "-Xlinker", "-s",
           "-Xlinker", "--version-script=\(Context.packageDirectory)/Shim/Preload/exports.map",
         ])
       ]),
 
     // Real programs, run as a user runs them; needs the built products, not the modules.
     .testTarget(name: "ProgramTests", swiftSettings: strict),
+    .testTarget(
+      name: "ChannelTests", dependencies: ["CMachnetABI", "MachnetChannel"], swiftSettings: tests),
+      name: "ControlTests",
+      dependencies: [
+        "CMachnetABI", "CLinux", "MachnetChannel", "MachnetControl", "MachnetEngine",
+        .product(name: "Logging", package: "swift-log"),
+      ], swiftSettings: strict),
   ],
   swiftLanguageModes: [.v6]
 )

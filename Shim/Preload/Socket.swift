@@ -107,12 +107,13 @@ extension Socket {
     return sum
   }
 
-  /// Whether a datagram of usual size would be taken now. A full TX ring is a full send buffer.
+  /// Whether a datagram of any size would be taken now. A full TX ring is a full send buffer.
   static func hasRoom(_ socket: SocketPointer) -> Bool {
     let ring = unsafe ringBaseOfWriter(socket)
     let used = unsafe mn_load_relaxed_u64(ring) &- mn_load_acquire_u64(ring + 64)
-    // The largest record and the pad before it: whatever is sent next will fit.
-    return unsafe used <= UInt64(socket.pointee.channel.unsafelyUnwrapped.pointee.txCapacity) / 2
+    // The largest record and the largest pad before it: whatever is sent next will fit.
+    let largest = 2 * ringStride(UInt64(MN_DATAGRAM_MAX))
+    return unsafe used + largest <= UInt64(socket.pointee.channel.unsafelyUnwrapped.pointee.txCapacity)
   }
 
   private static func ringBaseOfWriter(_ socket: SocketPointer) -> UnsafeMutableRawPointer {

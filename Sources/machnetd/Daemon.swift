@@ -1,1 +1,99 @@
-@main struct M { static func main() {} }
+import ArgumentParser
+import CLinux
+import Glibc
+import Logging
+import MachnetControl
+import MachnetEngine
+
+/// The process with all engines.
+@main
+struct Daemon: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "machnetd",
+    abstract: "Serves UDP sockets of unmodified programs from user space.",
+    discussion: """
+      SIGHUP reads the flows of the config again; SIGTERM and SIGINT end the daemon, and programs go on through the \
+      kernel.
+      """)
+
+  @Option(name: .long, help: "The config file (YAML).")
+  var config = "/etc/machnet/machnetd.yaml"
+
+  @Flag(name: .long, help: "Check the config, say what is wrong with it, and end.")
+  var check = false
+
+  @Option(
+    name: .long, help: "The least severe messages to print: trace, debug, info, notice, warning, error, critical.",
+    transform: { text in
+      guard let level = Logger.Level(rawValue: text) else { throw ValidationError("'\(text)' is no log level") }
+      return level
+    })
+  var logLevel = Logger.Level.info
+
+  @Flag(name: .long, help: "Stay in the foreground (it always does).")
+  var foreground = false
+
+  func run() throws {
+    let config: Config
+    do throws(ConfigFailure) {
+      config = try Config.load(file: self.config)
+    } catch {
+      complain(error.description)
+      throw ExitCode.failure
+    }
+    if check {
+      print("\(self.config): OK: \(summary(config))")
+      return
+    }
+    let level = logLevel
+    LoggingSystem.bootstrap { label in
+      var handler = StreamLogHandler.standardError(label: label)
+      handler.logLevel = level
+      return handler
+    }
+    let log = Logger(label: "machnetd")
+    do {
+      try serve(config, log)
+    } catch let error as SystemError {
+      log.critical("cannot \(error)")
+      throw ExitCode.failure
+    }
+  }
+
+  private func serve(_ config: Config, _ log: Logger) throws {
+    var files: UInt64 = 0
+    if unsafe mnc_raise_descriptor_limit(&files) < 0 || files < UInt64(config.channel.maximumEndpoints) {
+      log.warning("only \(files) file descriptors are allowed; sockets beyond that stay on the kernel (ulimit -Hn)")
+    }
+    // Before there are other threads, so that none of them takes the signals.
+    let signals = try ControlServer.blockSignals()
+    let machine = Machine.current
+    let directory = try DirectoryMemory(config: config, processors: machine.processors.count)
+    let engines = try Engines(config, directory, yields: config.waiting.yields(processors: machine.processors.count))
+    let file = self.config
+    let server = try ControlServer(
+      config: config, directory: directory, engines: engines.controls, ports: engines.ports, log: log, signals: signals,
+      reread: { try Config.load(file: file) })
+    try engines.start()
+    log.info("\(summary(config)); control socket \(config.control.socket)")
+    log.info("machnetd ready")
+    if let manager = unsafe getenv("NOTIFY_SOCKET") { _ = unsafe mnc_notify(manager, "READY=1") }
+    let outcome = Result { try server.run() }
+    engines.stop()
+    try outcome.get()
+    log.info("machnetd has stopped")
+  }
+
+  private func summary(_ config: Config) -> String {
+    func count(_ number: Int, _ noun: String) -> String { "\(number) \(noun)\(number == 1 ? "" : "s")" }
+    return [
+      count(config.interfaces.count, "interface"), count(config.engine.count, "engine"),
+      count(config.flows.count, "flow rule"),
+    ].joined(separator: ", ")
+  }
+}
+
+private func complain(_ message: String) {
+  var text = message + "\n"
+  text.withUTF8 { bytes in _ = unsafe write(STDERR_FILENO, bytes.baseAddress, bytes.count) }
+}

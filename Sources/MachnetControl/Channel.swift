@@ -1,0 +1,159 @@
+import CLinux
+import CMachnetABI
+import MachnetEngine
+
+/// The control thread's books on one channel. The application can write every word of the memory, so nothing that
+/// matters is ever read back from it.
+final class Channel {
+  let identifier: UInt32
+  let token: UInt64
+  /// The connection whose end is the channel's end.
+  let owner: UInt64
+  let memory: SharedMemory
+  /// One per engine, for an application to ring.
+  let doorbells: [Descriptor]
+  /// By block number; nil: free.
+  var endpoints: [Endpoint?]
+  private let shape: Shape
+
+  struct Shape {
+    let endpoints, engines, transmitRing, receiveRing: UInt32
+
+    init(_ config: Config) {
+      endpoints = UInt32(config.channel.endpoints)
+      engines = UInt32(config.engine.count)
+      transmitRing = UInt32(config.channel.transmitRing)
+      receiveRing = UInt32(config.channel.receiveRing)
+    }
+
+    var size: UInt64 { mn_channel_size(endpoints, engines, transmitRing, receiveRing) }
+
+    func rings(of index: UInt32) -> Range<UInt64> {
+      let first = mn_rings_offset(index, endpoints, engines, transmitRing, receiveRing)
+      return first..<mn_rings_offset(index + 1, endpoints, engines, transmitRing, receiveRing)
+    }
+
+    /// Where the rings of a block begin, relative to the first: its TX ring, then one RX ring per engine.
+    var ringOffsets: [UInt64] {
+      [0] + (0..<UInt64(engines)).map { mn_ring_stride(UInt64(transmitRing)) + $0 * mn_ring_stride(UInt64(receiveRing)) }
+    }
+  }
+
+  init(identifier: UInt32, owner: UInt64, shape: Shape) throws(SystemError) {
+    self.identifier = identifier
+    self.owner = owner
+    self.shape = shape
+    token = try randomWord()
+    memory = try SharedMemory(name: "machnet-channel", size: Int(shape.size), sealing: .size)
+    var doorbells: [Descriptor] = []
+    for _ in 0..<shape.engines { doorbells.append(try Descriptor(mn_linux_eventfd(), "make a doorbell")) }
+    self.doorbells = doorbells
+    endpoints = Array(repeating: nil, count: Int(shape.endpoints))
+    let header = unsafe memory.base.assumingMemoryBound(to: mn_channel.self)
+    unsafe header.pointee.version = MN_ABI_VERSION
+    unsafe header.pointee.size = shape.size
+    unsafe header.pointee.identifier = identifier
+    unsafe header.pointee.endpoint_capacity = shape.endpoints
+    unsafe header.pointee.engine_count = shape.engines
+    unsafe header.pointee.tx_capacity = shape.transmitRing
+    unsafe header.pointee.rx_capacity = shape.receiveRing
+    unsafe header.pointee.token = token
+    unsafe header.pointee.magic = MN_MAGIC
+  }
+
+  private func block(_ index: UInt32) -> UnsafeMutableRawPointer {
+    precondition(index < shape.endpoints)
+    return unsafe memory.base + Int(mn_endpoint_offset(index))
+  }
+
+  /// Makes a block and its rings as new. No engine knows the endpoint now.
+  func prepare(_ index: UInt32, generation: UInt32, homeEngine: UInt32) {
+    let block = unsafe block(index)
+    unsafe block.initializeMemory(as: UInt8.self, repeating: 0, count: MemoryLayout<mn_endpoint>.size)
+    let endpoint = unsafe block.assumingMemoryBound(to: mn_endpoint.self)
+    unsafe endpoint.pointee.generation = generation
+    unsafe endpoint.pointee.home_engine = homeEngine
+    let rings = shape.rings(of: index)
+    for offset in shape.ringOffsets {
+      unsafe (memory.base + Int(rings.lowerBound + offset)).initializeMemory(
+        as: UInt8.self, repeating: 0, count: MemoryLayout<mn_ring>.size)
+    }
+    // A bit that was left set would only cost the engine a look, but the look would be at somebody else's ring.
+    for engine in 0..<shape.engines {
+      let word = unsafe memory.base + Int(MN_CHANNEL_READY) + Int(engine) * MemoryLayout<mn_ready>.size + Int(index / 64) * 8
+      _ = unsafe mn_fetch_and_u64(word, ~(1 << UInt64(index % 64)))
+    }
+  }
+
+  enum State: UInt32 { case free, live, closed }
+
+  /// Release: pairs with an application's acquire before it looks at the rings.
+  func setState(_ index: UInt32, _ state: State) {
+    unsafe mn_store_release_u32(block(index) + Int(MN_OFFSET_ENDPOINT_STATE), state.rawValue)
+  }
+
+  /// Gives the pages of a closed block's rings back, where enough of them were touched to be worth the call.
+  func reclaim(_ index: UInt32) {
+    let rings = shape.rings(of: index)
+    let touched = shape.ringOffsets.contains { offset in
+      // The application may have lied about its tail; then a call too many or too few is made.
+      unsafe mn_load_relaxed_u64(memory.base + Int(rings.lowerBound + offset)) > 64 << 10
+    }
+    if touched { memory.punchHole(offset: rings.lowerBound, length: rings.upperBound - rings.lowerBound) }
+  }
+
+  /// What the application says about itself: never more than information.
+  func stated(_ index: UInt32) -> mn_endpoint {
+    unsafe block(index).assumingMemoryBound(to: mn_endpoint.self).pointee
+  }
+}
+
+/// The control thread's books on one endpoint.
+final class Endpoint {
+  let reference: EndpointReference
+  let cookie: UInt64
+  let netnsCookie: UInt64
+  let netns: UInt16
+  let port: UInt16
+  let homeEngine: UInt32
+  let event: Descriptor
+  let reusesPort: Bool
+  let reusesAddress: Bool
+  let program: String
+  let pid: Int32
+  /// Host byte order; 0: the wildcard.
+  var address: UInt32
+  var peer: Peer?
+
+  init(
+    reference: EndpointReference, shadow: ShadowSocket, netns: UInt16, address: UInt32, peer: Peer?, homeEngine: UInt32,
+    event: Descriptor, program: String, pid: Int32
+  ) {
+    self.reference = reference
+    cookie = shadow.cookie
+    netnsCookie = shadow.netnsCookie
+    self.netns = netns
+    self.address = address
+    port = shadow.localPort
+    self.peer = peer
+    self.homeEngine = homeEngine
+    self.event = event
+    reusesPort = shadow.reusesPort
+    reusesAddress = shadow.reusesAddress
+    self.program = program
+    self.pid = pid
+  }
+
+  var key: UInt64 { mn_local_key(netns, address, port) }
+
+  var identity: EndpointIdentity {
+    var identity = EndpointIdentity(localPort: port, eventDescriptor: event.number)
+    identity.netns = netns
+    identity.localAddress = address
+    identity.peerAddress = peer?.address ?? 0
+    identity.peerPort = peer?.port ?? 0
+    identity.homeEngine = homeEngine
+    identity.reusePort = reusesPort
+    return identity
+  }
+}

@@ -1,0 +1,121 @@
+public import MachnetEngine
+
+/// The configuration of a daemon, read and checked. What the YAML says in words is here in the units that code uses.
+public struct Config: Sendable, Equatable {
+  public var interfaces: [Interface] = []
+  public var engine = Engine()
+  public var control = Control()
+  public var channel = Channel()
+  public var waiting = Waiting()
+  public var limits = Limits()
+  public var flows: [Flow] = []
+
+  public init() {}
+
+  /// An address that engines own, and the device that it lives on.
+  public struct Interface: Sendable, Equatable {
+    public var name: String
+    public var prefix: IPv4Prefix
+    public var gateway: IPv4Address?
+    public var device: Device
+    /// Engines that serve the interface, 1...16.
+    public var queues = 1
+
+    public enum Device: Sendable, Equatable {
+      /// `domain:bus:device.function`
+      case pci(String)
+      /// A DPDK virtual device, `net_DRIVER...[,key=value]...`
+      case vdev(String)
+    }
+  }
+
+  public struct Engine: Sendable, Equatable {
+    /// One engine thread each, pinned; empty: one engine, not pinned.
+    public var cpus: [Int] = []
+    public var polling = Polling.adaptive
+    /// How long an engine without work goes on polling before it sleeps, 0...1,000,000.
+    public var idleMicroseconds = 200
+    /// Each interface is a host of its own: what one sends to the other goes over the wire.
+    public var separateHosts = false
+
+    public var count: Int { max(1, cpus.count) }
+  }
+
+  public struct Control: Sendable, Equatable {
+    public var socket = defaultControlSocket
+    /// Of the socket's file.
+    public var mode: UInt32 = 0o660
+    /// Who besides the daemon's user may attach; nil: the daemon's own group.
+    public var group: String?
+  }
+
+  public struct Channel: Sendable, Equatable {
+    /// Sockets that one channel holds, 1...256.
+    public var endpoints = 256
+    /// Bytes of a ring's data, powers of two, 128K...64M.
+    public var transmitRing = 256 << 10
+    public var receiveRing = 1 << 20
+    public var maximumPerProcess = 64
+    /// Of the whole daemon.
+    public var maximumEndpoints = 16384
+  }
+
+  /// How a waiting call of an application waits.
+  public struct Waiting: Sendable, Equatable {
+    /// How long it looks at the rings before it sleeps, 0...1,000,000.
+    public var spinMicroseconds = 50
+    /// Whether it yields its CPU between looks; nil: where the machine has at most four.
+    public var yields: Bool?
+
+    public func yields(processors: Int) -> Bool { yields ?? (processors <= 4) }
+  }
+
+  public struct Limits: Sendable, Equatable {
+    /// Control connections at a time, of all users.
+    public var connections = 4096
+    /// Control connections at a time of one user other than root.
+    public var connectionsPerUser = 1024
+  }
+
+  /// One line of the allowlist.
+  public struct Flow: Sendable, Equatable {
+    /// File name of the executable; empty: any; a trailing `*` stands for any ending.
+    public var program = ""
+    public var local = AddressPattern.any
+    public var remote = AddressPattern.any
+    public var path: Path
+    public var transport = Transport.udp
+    public var onEngineLoss = EngineLoss.kernel
+    /// Where the file says it, from 1.
+    public var line: Int
+
+    public enum Path: String, Sendable, CaseIterable { case kernel, machnet }
+    public enum Transport: String, Sendable, CaseIterable { case udp, machnet }
+    public enum EngineLoss: String, Sendable, CaseIterable { case kernel, error }
+  }
+}
+
+/// Where programs look for the daemon unless `MACHNET_SOCKET` says otherwise.
+public let defaultControlSocket = "/run/machnet/machnetd.sock"
+
+/// A mistake in a config file.
+public struct ConfigMistake: Error, Hashable, Sendable {
+  /// From 1; 0 where the whole file is meant.
+  public let line: Int
+  public let column: Int
+  /// `expected ..., found ...`
+  public let message: String
+
+  public func description(file: String) -> String {
+    line == 0 ? "\(file): error: \(message)" : "\(file):\(line):\(column): error: \(message)"
+  }
+}
+
+/// All mistakes of a file, in the file's order. Never empty.
+public struct ConfigMistakes: Error, Sendable {
+  public let mistakes: [ConfigMistake]
+
+  public func description(file: String) -> String {
+    mistakes.map { $0.description(file: file) }.joined(separator: "\n")
+  }
+}

@@ -1,0 +1,404 @@
+import CMachnetABI
+import Yams
+
+/// What a config is checked against besides itself.
+public struct Machine: Sendable {
+  /// CPUs that the daemon may run on.
+  public var processors: Set<Int>
+  public var hasGroup: @Sendable (String) -> Bool
+
+  public init(processors: Set<Int>, hasGroup: @escaping @Sendable (String) -> Bool) {
+    self.processors = processors
+    self.hasGroup = hasGroup
+  }
+}
+
+extension Config {
+  /// Reads a config file's text. Goes on after a mistake, so that one run names them all.
+  public init(yaml: String, machine: Machine) throws(ConfigMistakes) {
+    var reader = ConfigReader(machine: machine)
+    let config = reader.read(yaml)
+    guard reader.mistakes.isEmpty else {
+      throw ConfigMistakes(mistakes: reader.mistakes.sorted { ($0.line, $0.column) < ($1.line, $1.column) })
+    }
+    self = config
+  }
+}
+
+/// Walks the YAML tree. A mistake is noted at the place of the node that shows it; the default stands in for the value.
+struct ConfigReader {
+  let machine: Machine
+  var mistakes: [ConfigMistake] = []
+
+  init(machine: Machine) { self.machine = machine }
+
+  mutating func read(_ yaml: String) -> Config {
+    var config = Config()
+    guard let root = compose(yaml) else { return config }
+    let top = mapping(
+      root, "the config", keys: ["interfaces", "engine", "control", "channel", "waiting", "limits", "flows"],
+      mayBeNull: true)
+    config.interfaces = interfaces(top["interfaces"])
+    config.engine = engine(top["engine"])
+    config.control = control(top["control"])
+    config.channel = channel(top["channel"])
+    config.waiting = waiting(top["waiting"])
+    config.limits = limits(top["limits"])
+    config.flows = flows(top["flows"])
+    return config
+  }
+
+  // MARK: Sections
+
+  private mutating func interfaces(_ node: Node?) -> [Config.Interface] {
+    var interfaces: [Config.Interface] = []
+    for item in sequence(node, "a list of interfaces", atMost: Int(MN_INTERFACES_MAX)) {
+      guard let interface = interface(item) else { continue }
+      let fields = item.mapping
+      if interfaces.contains(where: { $0.name == interface.name }) {
+        note(fields?["name"] ?? item, "expected every interface to have its own name, found '\(interface.name)' again")
+      }
+      if let other = interfaces.first(where: { $0.prefix.overlaps(interface.prefix) }) {
+        note(
+          fields?["address"] ?? item,
+          "expected every interface to have its own subnet, found \(interface.prefix), which overlaps \(other.prefix)"
+            + " of '\(other.name)'")
+      }
+      interfaces.append(interface)
+    }
+    return interfaces
+  }
+
+  private mutating func interface(_ node: Node) -> Config.Interface? {
+    let fields = mapping(
+      node, "an interface", keys: ["name", "address", "gateway", "device", "queues"],
+      required: ["name", "address", "device"])
+    let name = text(fields["name"], "a name of 1 to 32 letters, digits, '.', '_' or '-'") {
+      $0.count <= 32 && $0.utf8.allSatisfy { isWord($0) || $0 == 46 } && !$0.isEmpty ? $0 : nil
+    }
+    let prefix = text(fields["address"], "an IPv4 address with its prefix length, such as 10.0.1.4/24") {
+      interfacePrefix($0)
+    }
+    var gateway: IPv4Address?
+    if let node = fields["gateway"], let found = text(node, "an IPv4 address", { IPv4Address($0) }) {
+      gateway = found
+      if let prefix, found.value & prefix.mask != prefix.network || found == prefix.address {
+        note(node, "expected another address of the subnet \(IPv4Address(prefix.network))/\(prefix.length), found \(found)")
+      }
+    }
+    let device = device(fields["device"])
+    let queues = integer(fields["queues"], 1...Int(MN_ENGINES_MAX), "queues") ?? 1
+    guard let name, let prefix, let device else { return nil }
+    return Config.Interface(name: name, prefix: prefix, gateway: gateway, device: device, queues: queues)
+  }
+
+  private mutating func device(_ node: Node?) -> Config.Interface.Device? {
+    guard let node else { return nil }
+    let fields = mapping(node, "a device", keys: ["pci", "vdev"])
+    switch (fields["pci"], fields["vdev"]) {
+    case (let pci?, nil):
+      return text(pci, "a PCI address such as \"0000:00:06.0\"") { isPCIAddress($0) ? .pci($0) : nil }
+    case (nil, let vdev?):
+      return text(vdev, "a DPDK virtual device such as \"net_memif0,role=server,socket=/run/machnet/net0.sock\"") {
+        isVirtualDevice($0) ? .vdev($0) : nil
+      }
+    case (nil, nil):
+      if case .mapping = node { note(node, "expected 'pci' or 'vdev' in a device, found neither") }
+    default:
+      note(node, "expected 'pci' or 'vdev' in a device, found both")
+    }
+    return nil
+  }
+
+  private mutating func engine(_ node: Node?) -> Config.Engine {
+    var engine = Config.Engine()
+    let fields = mapping(node, "the section 'engine'", keys: ["cpus", "polling", "idle-us", "separate-hosts"], mayBeNull: true)
+    var cpus: [Int] = []
+    for item in sequence(fields["cpus"], "a list of CPUs", atMost: Int(MN_ENGINES_MAX)) {
+      guard let cpu = text(item, "the number of a CPU", { decimal($0, in: 0...65535) }) else { continue }
+      if !machine.processors.contains(cpu) {
+        note(item, "expected a CPU that the daemon may run on (\(ranges(machine.processors))), found \(cpu)")
+      } else if cpus.contains(cpu) {
+        note(item, "expected every CPU once, found \(cpu) again")
+      }
+      cpus.append(cpu)
+    }
+    engine.cpus = cpus
+    engine.polling = choice(fields["polling"]) ?? engine.polling
+    engine.idleMicroseconds = integer(fields["idle-us"], 0...1_000_000, "microseconds") ?? engine.idleMicroseconds
+    engine.separateHosts = text(fields["separate-hosts"], "true or false", { Bool($0) }) ?? engine.separateHosts
+    return engine
+  }
+
+  private mutating func control(_ node: Node?) -> Config.Control {
+    var control = Config.Control()
+    let fields = mapping(node, "the section 'control'", keys: ["socket", "mode", "group"], mayBeNull: true)
+    control.socket =
+      text(fields["socket"], "an absolute path of at most 107 bytes") {
+        $0.hasPrefix("/") && $0.utf8.count <= 107 && !$0.utf8.contains(0) ? $0 : nil
+      } ?? control.socket
+    control.mode =
+      text(fields["mode"], "octal permissions such as \"0660\"") {
+        $0.count <= 4 ? UInt32($0, radix: 8).flatMap { $0 <= 0o777 ? $0 : nil } : nil
+      } ?? control.mode
+    let machine = machine
+    control.group = text(fields["group"], "a group of this machine") { machine.hasGroup($0) ? $0 : nil }
+    return control
+  }
+
+  private mutating func channel(_ node: Node?) -> Config.Channel {
+    var channel = Config.Channel()
+    let fields = mapping(
+      node, "the section 'channel'",
+      keys: ["endpoints", "tx-ring", "rx-ring", "max-channels-per-process", "max-endpoints"], mayBeNull: true)
+    let perChannel = 1...Int(MN_CHANNEL_ENDPOINTS_MAX)
+    channel.endpoints = integer(fields["endpoints"], perChannel, "endpoints") ?? channel.endpoints
+    channel.transmitRing = ringSize(fields["tx-ring"]) ?? channel.transmitRing
+    channel.receiveRing = ringSize(fields["rx-ring"]) ?? channel.receiveRing
+    channel.maximumPerProcess =
+      integer(fields["max-channels-per-process"], 1...Int(MN_CHANNELS_PER_PROCESS_MAX), "channels")
+      ?? channel.maximumPerProcess
+    // The table of local endpoints is never fuller than three quarters.
+    channel.maximumEndpoints =
+      integer(fields["max-endpoints"], 1...Int(MN_LOCAL_SLOTS) / 4 * 3, "endpoints") ?? channel.maximumEndpoints
+    return channel
+  }
+
+  private mutating func waiting(_ node: Node?) -> Config.Waiting {
+    var waiting = Config.Waiting()
+    let fields = mapping(node, "the section 'waiting'", keys: ["spin-us", "yield"], mayBeNull: true)
+    waiting.spinMicroseconds = integer(fields["spin-us"], 0...1_000_000, "microseconds") ?? waiting.spinMicroseconds
+    let choices: [String: Bool?] = ["auto": nil, "true": true, "false": false]
+    waiting.yields = text(fields["yield"], "auto, true or false") { choices[$0] } ?? nil
+    return waiting
+  }
+
+  private mutating func limits(_ node: Node?) -> Config.Limits {
+    var limits = Config.Limits()
+    let fields = mapping(node, "the section 'limits'", keys: ["connections", "connections-per-user"], mayBeNull: true)
+    limits.connections = integer(fields["connections"], 1...65536, "connections") ?? limits.connections
+    limits.connectionsPerUser =
+      integer(fields["connections-per-user"], 1...65536, "connections") ?? limits.connectionsPerUser
+    return limits
+  }
+
+  private mutating func flows(_ node: Node?) -> [Config.Flow] {
+    var flows: [Config.Flow] = []
+    for item in sequence(node, "a list of flows", atMost: Int(MN_RULES_MAX)) {
+      if let flow = flow(item) { flows.append(flow) }
+    }
+    return flows
+  }
+
+  private mutating func flow(_ node: Node) -> Config.Flow? {
+    let fields = mapping(
+      node, "a flow", keys: ["match", "path", "transport", "on-engine-loss"], required: ["match", "path"])
+    let match = mapping(fields["match"], "'match'", keys: ["program", "local", "remote"])
+    let path: Config.Flow.Path? = choice(fields["path"])
+    var flow = Config.Flow(path: path ?? .kernel, line: node.mark?.line ?? 0)
+    flow.program =
+      text(match["program"], "a program's file name of 1 to \(MN_PROGRAM_MAX - 1) bytes, '*' only at its end") {
+        let star = $0.firstIndex(of: "*")
+        let fits = !$0.isEmpty && $0.utf8.count < Int(MN_PROGRAM_MAX) && !$0.contains("/") && !$0.utf8.contains(0)
+        return fits && (star == nil || star == $0.index(before: $0.endIndex)) ? $0 : nil
+      } ?? flow.program
+    flow.local = pattern(match["local"])
+    flow.remote = pattern(match["remote"])
+    flow.transport = choice(fields["transport"]) ?? flow.transport
+    flow.onEngineLoss = choice(fields["on-engine-loss"]) ?? flow.onEngineLoss
+    if flow.transport == .machnet, let node = fields["transport"] {
+      note(node, "expected udp, found machnet: transport: machnet is not available in this build")
+    }
+    let multicast = IPv4Prefix(address: IPv4Address(0xe000_0000), length: 3)  // RFC 1112: 224/4; with 240/4, broadcast
+    if flow.path == .machnet, let node = match["remote"], flow.remote.prefix.length >= 3,
+      flow.remote.prefix.overlaps(multicast)
+    {
+      note(node, "expected unicast addresses (multicast and broadcast stay on the kernel), found \(flow.remote)")
+    }
+    return path == nil ? nil : flow
+  }
+
+  private mutating func pattern(_ node: Node?) -> AddressPattern {
+    guard let node, let string = scalar(node, "an address pattern") else { return .any }
+    do throws(AddressPattern.Mistake) {
+      return try AddressPattern(parsing: string)
+    } catch {
+      note(node, "expected \(error.expected), found \(quoted(error.found))")
+      return .any
+    }
+  }
+}
+
+// MARK: - Nodes
+
+extension ConfigReader {
+  private mutating func note(_ node: Node?, _ message: String) {
+    note(node?.mark, message)
+  }
+
+  private mutating func note(_ mark: Mark?, _ message: String) {
+    mistakes.append(ConfigMistake(line: mark?.line ?? 0, column: mark?.column ?? 0, message: message))
+  }
+
+  /// The tree of a text, nil when it is empty or is not YAML.
+  private mutating func compose(_ yaml: String) -> Node? {
+    do {
+      return try Yams.compose(yaml: yaml)
+    } catch let error as YamlError {
+      switch error {
+      case .scanner(let context, let problem, let mark, _), .parser(let context, let problem, let mark, _),
+        .composer(let context, let problem, let mark, _):
+        let about = context.map { " (\($0.text) that starts at line \($0.mark.line))" } ?? ""
+        note(mark, "expected YAML, found a mistake: \(problem)\(about)")
+      case .duplicatedKeysInMapping(let duplicates, let context):
+        note(context.mark, "expected every key once, found \(duplicates.map { "'\($0)'" }.joined(separator: ", ")) again")
+      case .reader(let problem, _, _, _):
+        note(nil as Mark?, "expected YAML in UTF-8, found a mistake: \(problem)")
+      default:
+        note(nil as Mark?, "expected YAML, found a mistake: \(error)")
+      }
+    } catch {
+      note(nil as Mark?, "expected YAML, found a mistake: \(error)")
+    }
+    return nil
+  }
+
+  /// The fields of a mapping; unknown keys are mistakes. Absent: none; null likewise, if `mayBeNull`.
+  private mutating func mapping(
+    _ node: Node?, _ what: String, keys: [String], required: [String] = [], mayBeNull: Bool = false
+  ) -> [String: Node] {
+    guard let node, !(mayBeNull && isNull(node)) else { return [:] }
+    guard case .mapping(let pairs) = node else {
+      note(node, "expected \(what) with \(listed(keys)), found \(kind(node))")
+      return [:]
+    }
+    var fields: [String: Node] = [:]
+    for (key, value) in pairs {
+      guard let name = key.scalar?.string, keys.contains(name) else {
+        note(key, "expected \(listed(keys)) in \(what), found \(key.scalar.map { quoted($0.string) } ?? kind(key))")
+        continue
+      }
+      fields[name] = value
+    }
+    for name in required where fields[name] == nil {
+      note(node, "expected '\(name)' in \(what), found none")
+    }
+    return fields
+  }
+
+  private mutating func sequence(_ node: Node?, _ what: String, atMost limit: Int) -> [Node] {
+    guard let node, !isNull(node) else { return [] }
+    guard case .sequence(let items) = node else {
+      note(node, "expected \(what), found \(kind(node))")
+      return []
+    }
+    guard items.count <= limit else {
+      note(node, "expected \(what) with at most \(limit) entries, found \(items.count)")
+      return Array(items.prefix(limit))
+    }
+    return Array(items)
+  }
+
+  private mutating func scalar(_ node: Node, _ what: String) -> String? {
+    if case .scalar(let scalar) = node { return scalar.string }
+    note(node, "expected \(what), found \(kind(node))")
+    return nil
+  }
+
+  /// A scalar that `read` understands; nil (and a mistake, if there is a node) otherwise.
+  private mutating func text<Value>(_ node: Node?, _ what: String, _ read: (String) -> Value?) -> Value? {
+    guard let node, let string = scalar(node, what) else { return nil }
+    if let value = read(string) { return value }
+    note(node, "expected \(what), found \(quoted(string))")
+    return nil
+  }
+
+  private mutating func integer(_ node: Node?, _ range: ClosedRange<Int>, _ unit: String) -> Int? {
+    text(node, "a number of \(unit) from \(range.lowerBound) to \(range.upperBound)") { decimal($0, in: range) }
+  }
+
+  private mutating func choice<Value: CaseIterable & RawRepresentable<String>>(_ node: Node?) -> Value? {
+    text(node, listed(Value.allCases.map(\.rawValue))) { Value(rawValue: $0) }
+  }
+
+  /// Bytes, with K or M for 2^10 and 2^20.
+  private mutating func ringSize(_ node: Node?) -> Int? {
+    text(node, "a ring size that is a power of two from 128K to 64M") {
+      let shift = $0.hasSuffix("K") ? 10 : $0.hasSuffix("M") ? 20 : 0
+      guard let number = decimal(shift == 0 ? $0[...] : $0.dropLast(), in: 1...Int(MN_RING_MAX)) else { return nil }
+      let size = number << shift
+      let fits = size >= Int(MN_RING_MIN) && size <= Int(MN_RING_MAX) && size & (size - 1) == 0
+      return fits ? size : nil
+    }
+  }
+}
+
+// MARK: - Formats
+
+private func isNull(_ node: Node) -> Bool {
+  if case .scalar(let scalar) = node { return scalar.style == .plain && ["", "~", "null"].contains(scalar.string) }
+  return false
+}
+
+private func kind(_ node: Node) -> String {
+  switch node {
+  case .scalar(let scalar): quoted(scalar.string)
+  case .mapping: "a mapping"
+  case .sequence: "a list"
+  case .alias: "an alias"
+  }
+}
+
+/// As found, short enough for a line.
+private func quoted(_ text: String) -> String {
+  text.count <= 80 ? "'\(text)'" : "'\(text.prefix(77))...'"
+}
+
+/// `a, b or c`
+private func listed(_ names: [String]) -> String {
+  guard let last = names.last, names.count > 1 else { return names.first ?? "nothing" }
+  return names.dropLast().joined(separator: ", ") + " or " + last
+}
+
+/// `0-3, 6`
+private func ranges(_ numbers: Set<Int>) -> String {
+  var parts: [ClosedRange<Int>] = []
+  for number in numbers.sorted() {
+    if let last = parts.last, last.upperBound + 1 == number {
+      parts[parts.count - 1] = last.lowerBound...number
+    } else {
+      parts.append(number...number)
+    }
+  }
+  return parts.map { $0.count == 1 ? "\($0.lowerBound)" : "\($0.lowerBound)-\($0.upperBound)" }.joined(separator: ", ")
+}
+
+private func isWord(_ byte: UInt8) -> Bool {
+  switch byte {
+  case 48...57, 65...90, 97...122, 95, 45: true
+  default: false
+  }
+}
+
+/// A host's address: neither the subnet's first nor its last (RFC 1122, 3.2.1.3; RFC 3021 for /31), unicast.
+private func interfacePrefix(_ text: String) -> IPv4Prefix? {
+  let parts = text.split(separator: "/", omittingEmptySubsequences: false)
+  guard parts.count == 2, let address = IPv4Address(parts[0]), let length = decimal(parts[1], in: 1...32) else {
+    return nil
+  }
+  let prefix = IPv4Prefix(address: address, length: length)
+  if length < 31 && (address.value == prefix.network || address.value == prefix.network | ~prefix.mask) { return nil }
+  if address.value >> 24 == 0 || address.value >> 24 == 127 || address.value >> 29 == 7 { return nil }
+  return prefix
+}
+
+/// `[domain:]bus:device.function` in hexadecimal.
+private func isPCIAddress(_ text: String) -> Bool {
+  let pattern = #/([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-1][0-9a-fA-F]\.[0-7]/#
+  return (try? pattern.wholeMatch(in: text)) != nil
+}
+
+private func isVirtualDevice(_ text: String) -> Bool {
+  let pattern = #/net_[a-z][a-z0-9_]*(,[A-Za-z0-9_\-]+(=[^,]*)?)*/#
+  return (try? pattern.wholeMatch(in: text)) != nil
+}

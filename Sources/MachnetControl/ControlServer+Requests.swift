@@ -1,0 +1,239 @@
+import CLinux
+import CMachnetABI
+import Glibc
+import Logging
+import MachnetChannel
+import MachnetEngine
+
+extension ControlServer {
+  /// Carries out a request; returns the descriptors of the reply.
+  func answer(
+    _ request: mn_request, _ message: Message, _ connection: Connection, _ name: UInt64, _ reply: inout mn_reply
+  ) throws(Refusal) -> [Descriptor] {
+    switch Int(request.kind) {
+    case MN_REQUEST_HELLO:
+      connection.program = try programName(request)
+      log.debug("pid \(connection.pid) is \(connection.program)")
+      return [directory.readOnly]
+    case MN_REQUEST_CHANNEL:
+      let channel = try makeChannel(for: connection, name)
+      reply.channel = channel.identifier
+      reply.size = UInt64(channel.memory.size)
+      return [channel.memory.descriptor] + channel.doorbells
+    case MN_REQUEST_OPEN:
+      let channel = try channel(of: request, connection)
+      return [try open(request, message.descriptors[0], channel, connection, &reply)]
+    case MN_REQUEST_CONNECT:
+      let endpoint = try endpoint(of: request, connection)
+      try connect(request, message.descriptors[0], endpoint, &reply)
+      return []
+    case MN_REQUEST_CLOSE:
+      close(try endpoint(of: request, connection))
+      return []
+    case MN_REQUEST_STATUS:
+      return [try status(&reply)]
+    case MN_REQUEST_RELOAD:
+      try reload(connection)
+      return []
+    default:
+      throw .lie
+    }
+  }
+
+  private func programName(_ request: mn_request) throws(Refusal) -> String {
+    let bytes = unsafe withUnsafeBytes(of: request.program) { unsafe Array($0) }
+    guard let end = bytes.firstIndex(of: 0) else { throw .lie }
+    // It is printed on terminals.
+    return String(decoding: bytes[..<end].map { $0 >= 0x20 && $0 != 0x7f ? $0 : 0x3f }, as: UTF8.self)
+  }
+
+  /// The channel that a request names, if the sender owns it or proves by the token that it maps it.
+  private func channel(of request: mn_request, _ connection: Connection) throws(Refusal) -> Channel {
+    guard let channel = channels[request.channel] else { throw Refusal(ENOENT) }
+    guard connection.channels.contains(channel.identifier) || request.token == channel.token else {
+      throw Refusal(EACCES)
+    }
+    return channel
+  }
+
+  private func endpoint(of request: mn_request, _ connection: Connection) throws(Refusal) -> Endpoint {
+    let channel = try channel(of: request, connection)
+    guard request.endpoint < UInt32(channel.endpoints.count) else { throw .lie }
+    guard let endpoint = channel.endpoints[Int(request.endpoint)], endpointsByCookie[endpoint.cookie] === endpoint else {
+      throw Refusal(ENOENT)
+    }
+    return endpoint
+  }
+
+  // MARK: Endpoints
+
+  private func open(
+    _ request: mn_request, _ descriptor: Descriptor, _ channel: Channel, _ connection: Connection,
+    _ reply: inout mn_reply
+  ) throws(Refusal) -> Descriptor {
+    guard request.flags & ~UInt32(MN_OPEN_PEER | MN_OPEN_REUSEPORT) == 0 else { throw .lie }
+    let shadow = try ShadowSocket(descriptor: descriptor.number)
+    if let known = endpointsByCookie[shadow.cookie] {
+      guard known.reference.channel == channel.identifier else { throw Refusal(EEXIST) }
+      fill(&reply, known)
+      return known.event
+    }
+    let peer = request.flags & UInt32(MN_OPEN_PEER) != 0 ? try statedPeer(request) : shadow.peer
+    let address = try grantedAddress(shadow, peer: peer)
+    try checkClaim(shadow, address)
+    guard endpointCount < config.channel.maximumEndpoints else { throw Refusal(ENFILE) }
+    finishDepartures()
+    guard let index = channel.endpoints.firstIndex(where: { $0 == nil }).map(UInt32.init) else { throw Refusal(ENOSPC) }
+    guard let event = try? Descriptor(mn_linux_eventfd(), "make an eventfd") else { throw Refusal(ENFILE) }
+    guard let netnsIndex = netns.enter(shadow.netnsCookie) else { throw Refusal(ENFILE) }
+
+    let endpoint = Endpoint(
+      reference: EndpointReference(channel: channel.identifier, index: index), shadow: shadow, netns: netnsIndex,
+      address: address, peer: peer, homeEngine: index % UInt32(engines.count), event: event,
+      program: connection.program, pid: connection.pid)
+    generation &+= 1
+    channel.endpoints[Int(index)] = endpoint
+    channel.prepare(index, generation: generation, homeEngine: endpoint.homeEngine)
+    endpointCount += 1
+    // The engines know the endpoint before any sender can find it.
+    let opened = order { (engine) throws(EngineControl.Refusal) in
+      try engine.openEndpoint(endpoint.reference, endpoint.identity)
+    }
+    guard opened, directory.enterLocal(endpoint.key) else {
+      netns.leave(shadow.netnsCookie)
+      endpointCount -= 1
+      depart(endpoint, of: channel)
+      throw Refusal(opened ? ENFILE : ENOBUFS)
+    }
+    endpointsByCookie[endpoint.cookie] = endpoint
+    channel.setState(index, .live)
+    fill(&reply, endpoint)
+    return event
+  }
+
+  private func connect(
+    _ request: mn_request, _ descriptor: Descriptor, _ endpoint: Endpoint, _ reply: inout mn_reply
+  ) throws(Refusal) {
+    guard request.flags & ~UInt32(MN_OPEN_PEER) == 0 else { throw .lie }
+    let shadow = try ShadowSocket(descriptor: descriptor.number)
+    guard shadow.cookie == endpoint.cookie else { throw Refusal(EACCES) }
+    // A socket that the kernel bound itself loses its port when it is disconnected; then it is another endpoint.
+    guard shadow.localPort == endpoint.port else { throw Refusal(EINVAL) }
+    let peer = request.flags & UInt32(MN_OPEN_PEER) != 0 ? try statedPeer(request) : shadow.peer
+    let address = try grantedAddress(shadow, peer: peer)
+    if address != endpoint.address { try checkClaim(shadow, address) }
+    let old = endpoint.key
+    guard directory.enterLocal(mn_local_key(endpoint.netns, address, endpoint.port)) else { throw Refusal(ENFILE) }
+    endpoint.address = address
+    endpoint.peer = peer
+    directory.leaveLocal(old)
+    let connected = order { (engine) throws(EngineControl.Refusal) in
+      try engine.connectEndpoint(
+        endpoint.reference, peerAddress: peer?.address ?? 0, peerPort: peer?.port ?? 0, localAddress: address)
+    }
+    guard connected else { throw Refusal(ENOBUFS) }
+    fill(&reply, endpoint)
+  }
+
+  private func close(_ endpoint: Endpoint) {
+    guard let channel = channels[endpoint.reference.channel] else { return }
+    channel.setState(endpoint.reference.index, .closed)
+    forget(endpoint)
+    depart(endpoint, of: channel)
+  }
+
+  /// Takes an endpoint out of everybody's sight. Its block is free once the engines have let go.
+  func forget(_ endpoint: Endpoint) {
+    directory.leaveLocal(endpoint.key)
+    netns.leave(endpoint.netnsCookie)
+    endpointsByCookie[endpoint.cookie] = nil
+    endpointCount -= 1
+  }
+
+  private func fill(_ reply: inout mn_reply, _ endpoint: Endpoint) {
+    reply.channel = endpoint.reference.channel
+    reply.endpoint = endpoint.reference.index
+    reply.engine = endpoint.homeEngine
+    reply.netns = UInt32(endpoint.netns)
+    reply.local = mapped(endpoint.address)
+    reply.local_port = endpoint.port
+  }
+
+  // MARK: Policy
+
+  /// The peer that a client states because its kernel has no route to it. Port 0: none.
+  private func statedPeer(_ request: mn_request) throws(Refusal) -> Peer? {
+    guard let address = ipv4(request.peer.words) else { throw Refusal(EAFNOSUPPORT) }
+    return request.peer_port == 0 ? nil : Peer(address: address, port: request.peer_port)
+  }
+
+  /// The local address that an endpoint gets: the shadow's own, with one exception. A connected socket whose peer is
+  /// reached through an interface of ours has been given one of the host's addresses by a kernel that knows nothing of
+  /// that interface; it gets the interface's, as from a kernel that does.
+  ///
+  /// - Throws: EACCES (an engine's address, another network namespace), EADDRNOTAVAIL (nobody's address here).
+  private func grantedAddress(_ shadow: ShadowSocket, peer: Peer?) throws(Refusal) -> UInt32 {
+    let table = directory.directory
+    let own = netns.isOwn(shadow.netnsCookie)
+    let address = shadow.localAddress
+    if table.isEngineAddress(address) {
+      guard own else { throw Refusal(EACCES) }
+      return address
+    }
+    if own, let peer, address >> 24 != 127, !isHostAddress(peer.address), let interface = table.route(to: peer.address),
+      address == 0 || isHostAddress(address)
+    {
+      return table.interface(interface).address
+    }
+    guard address == 0 || address >> 24 == 127 || own && isHostAddress(address) else { throw Refusal(EADDRNOTAVAIL) }
+    return address
+  }
+
+  /// Whether the daemon's namespace has the address. A new one is looked for before the answer is no.
+  private func isHostAddress(_ address: UInt32) -> Bool {
+    if directory.directory.isHostAddress(address, netns: 0) { return true }
+    directory.refreshHostAddresses()
+    return directory.directory.isHostAddress(address, netns: 0)
+  }
+
+  /// An engine-owned address and port belongs to one socket, or to sockets that all agreed to share it, as in one
+  /// kernel. For the host's own addresses each namespace's kernel has already decided.
+  private func checkClaim(_ shadow: ShadowSocket, _ address: UInt32) throws(Refusal) {
+    guard directory.directory.isEngineAddress(address) else { return }
+    for other in endpointsByCookie.values
+    where other.address == address && other.port == shadow.localPort && other.cookie != shadow.cookie {
+      guard other.reusesPort && shadow.reusesPort || other.reusesAddress && shadow.reusesAddress else {
+        throw Refusal(EADDRINUSE)
+      }
+    }
+  }
+}
+
+// MARK: - Reload
+
+extension ControlServer {
+  /// Reads the config again and puts its rules in force. Other changes wait for a restart, and are named.
+  ///
+  /// - Returns: nil, or what is wrong; then everything stays as it was.
+  func reload() -> String? {
+    let fresh: Config
+    do {
+      fresh = try reread()
+    } catch {
+      log.error("the config is not reloaded, the old rules stay:\n\(error)")
+      return "\(error)"
+    }
+    var comparable = fresh
+    comparable.flows = config.flows
+    if comparable != config { log.warning("only flows are reloaded; restart machnetd for changes in other sections") }
+    config.flows = fresh.flows
+    directory.install(rules: fresh.rules)
+    log.info("\(fresh.flows.count) flow rules are in force")
+    return nil
+  }
+
+  private func reload(_ connection: Connection) throws(Refusal) {
+    guard connection.uid == 0 || connection.uid == geteuid() else { throw Refusal(EPERM) }
+    if let problem = reload() { throw Refusal(EINVAL, message: problem) }
+  }
+}

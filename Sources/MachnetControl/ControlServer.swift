@@ -1,0 +1,391 @@
+import CLinux
+import CMachnetABI
+import Glibc
+public import Logging
+public import MachnetEngine
+
+/// The daemon's control plane: one thread that serves the control socket and gives the engines their orders.
+///
+/// Never waits for a client: a client that does not read its replies is disconnected. Waits for engines, for a bounded
+/// time. Everything but `stop` belongs to the thread that calls `run`.
+public final class ControlServer: @unchecked Sendable {
+  var config: Config
+  let directory: DirectoryMemory
+  let engines: [EngineControl]
+  let ports: [PortDescription]
+  let log: Logger
+  /// Reads the config again.
+  let reread: @Sendable () throws -> Config
+  let started = mn_linux_monotonic()
+
+  var connections: [UInt64: Connection] = [:]
+  var channels: [UInt32: Channel] = [:]
+  var endpointsByCookie: [UInt64: Endpoint] = [:]
+  var netns: NetworkNamespaces
+  var counters = ControlCounters()
+  /// What engines are still letting go of.
+  var departing: [Departure] = []
+  var endpointCount = 0
+  var generation: UInt32 = 0
+
+  private var nextConnection = Name.firstConnection
+  private var nextChannel: UInt32 = 1
+  private let epoll: Descriptor
+  private let stopping: Descriptor
+  private let signals: Descriptor?
+  private let socket: ControlSocket
+  /// Closed for a moment when descriptors run out, so that a connection can be taken and dropped.
+  private var reserve: Descriptor?
+
+  /// Names of descriptors in the epoll set.
+  private enum Name {
+    static let listener: UInt64 = 0
+    static let stop: UInt64 = 1
+    static let signals: UInt64 = 2
+    static let firstEngine: UInt64 = 16
+    static let firstConnection: UInt64 = 1024
+  }
+
+  /// - Parameters:
+  ///   - engines: as many as the config says, by index.
+  ///   - ports: what `status` says about the interfaces, in the config's order.
+  ///   - signals: of `blockSignals`: SIGHUP reloads, SIGTERM and SIGINT stop; -1: none. Closed at the end.
+  public init(
+    config: Config, directory: DirectoryMemory, engines: [EngineControl], ports: [PortDescription] = [], log: Logger,
+    signals: Int32 = -1, reread: @escaping @Sendable () throws -> Config
+  ) throws(SystemError) {
+    precondition(engines.count == config.engine.count)
+    self.config = config
+    self.directory = directory
+    self.engines = engines
+    self.ports = ports
+    self.log = log
+    self.reread = reread
+    var cookie: UInt64 = 0
+    try unsafe check(mnc_own_netns_cookie(&cookie), "ask for the network namespace's cookie (needs Linux 5.14 or later)")
+    netns = NetworkNamespaces(own: cookie)
+    epoll = try Descriptor(mn_linux_epoll_create(), "make an epoll set")
+    stopping = try Descriptor(mn_linux_eventfd(), "make an eventfd")
+    self.signals = signals >= 0 ? try Descriptor(signals, "watch signals") : nil
+    reserve = try? Descriptor(mn_linux_eventfd(), "make an eventfd")
+    socket = try ControlSocket(config.control)
+    try watch(socket.listener.number, Name.listener)
+    try watch(stopping.number, Name.stop)
+    if signals >= 0 { try watch(signals, Name.signals) }
+    for (index, engine) in engines.enumerated() {
+      try watch(engine.faultDescriptor, Name.firstEngine + UInt64(index))
+    }
+  }
+
+  /// Diverts SIGHUP, SIGTERM and SIGINT from this thread, and from those it makes later, to a descriptor.
+  public static func blockSignals() throws(SystemError) -> Int32 {
+    try check(mnc_signal_descriptor(), "make a signalfd")
+  }
+
+  private func watch(_ descriptor: Int32, _ name: UInt64) throws(SystemError) {
+    try check(mnc_epoll_watch(epoll.number, descriptor, name), "watch a descriptor")
+  }
+
+  /// Ends `run`. Any thread may call.
+  public func stop() { mn_linux_eventfd_signal(stopping.number) }
+
+  /// Serves until `stop` or a signal, then takes the socket away and lets every application know.
+  public func run() throws(SystemError) {
+    defer {
+      directory.markStopping()
+      socket.remove()
+      for connection in connections.keys.sorted() { disconnect(connection) }
+    }
+    var names = [UInt64](repeating: 0, count: 64)
+    var nextTick = mn_linux_monotonic()
+    while true {
+      let now = mn_linux_monotonic()
+      if now >= nextTick {
+        directory.refreshHostAddresses()
+        nextTick = now + 1_000_000_000
+      }
+      finishDepartures()
+      let wait = departing.isEmpty ? Int32((nextTick - now) / 1_000_000 + 1) : 1
+      let count = try unsafe check(mnc_epoll_wait(epoll.number, &names, Int32(names.count), wait), "wait for events")
+      for name in names.prefix(Int(count)) {
+        switch name {
+        case Name.listener: acceptConnection()
+        case Name.stop: return
+        case Name.signals: if takeSignals() { return }
+        case Name.firstEngine..<Name.firstConnection: takeFaults(engines[Int(name - Name.firstEngine)])
+        default: serve(name)
+        }
+      }
+    }
+  }
+
+  private func takeSignals() -> Bool {
+    guard let signals else { return false }
+    while true {
+      switch mnc_next_signal(signals.number) {
+      case SIGHUP: _ = reload()
+      case let signal where signal > 0:
+        log.info("stopping on signal \(signal)")
+        return true
+      default: return false
+      }
+    }
+  }
+
+  // MARK: Connections
+
+  private func acceptConnection() {
+    var peer = mnc_peer()
+    let number = unsafe mnc_accept(socket.listener.number, &peer)
+    if number == -EMFILE || number == -ENFILE {
+      log.warning("out of file descriptors: a connection is refused; raise the daemon's RLIMIT_NOFILE")
+      counters.refusedConnections += 1
+      reserve = nil
+      let dropped = unsafe mnc_accept(socket.listener.number, &peer)
+      if dropped >= 0 { mn_linux_close(dropped) }
+      reserve = try? Descriptor(mn_linux_eventfd(), "make an eventfd")
+    }
+    guard let descriptor = try? Descriptor(number, "accept a connection") else { return }
+    let ofUser = peer.uid == 0 ? 0 : connections.values.count { $0.uid == peer.uid }
+    guard connections.count < config.limits.connections, ofUser < config.limits.connectionsPerUser else {
+      counters.refusedConnections += 1
+      log.warning("a connection of pid \(peer.pid) is refused: \(connections.count) are open, \(ofUser) of its user")
+      return
+    }
+    let name = nextConnection
+    guard mnc_epoll_watch(epoll.number, descriptor.number, name) == 0 else { return }
+    nextConnection += 1
+    connections[name] = Connection(descriptor: descriptor, pid: peer.pid, uid: peer.uid)
+    counters.connections += 1
+  }
+
+  /// Ends a connection and everything that lives by it.
+  func disconnect(_ name: UInt64) {
+    guard let connection = connections.removeValue(forKey: name) else { return }
+    for identifier in connection.channels { remove(identifier) }
+    log.debug("pid \(connection.pid) (\(connection.program)) is gone")
+  }
+
+  /// Takes one message, so that every client has its turn.
+  private func serve(_ name: UInt64) {
+    guard let connection = connections[name] else { return }
+    guard let message = Message(from: connection.descriptor.number) else { return }
+    guard message.length > 0 else { return disconnect(name) }
+    counters.requests += 1
+    var reply = mn_reply()
+    reply.magic = MN_MAGIC
+    reply.version = UInt16(MN_ABI_VERSION)
+    var descriptors: [Descriptor] = []
+    var isLie = false
+    do throws(Refusal) {
+      let request = try message.request()
+      reply.kind = request.kind
+      reply.sequence = request.sequence
+      descriptors = try answer(request, message, connection, name, &reply)
+    } catch {
+      reply.status = error.code
+      isLie = error.isLie
+      if let text = error.message, let memory = try? textMemory(text) {
+        reply.size = UInt64(text.utf8.count)
+        descriptors = [memory]
+      }
+      counters.refusedRequests += 1
+      log.debug("request \(reply.kind) of pid \(connection.pid) is refused with errno \(error.code)")
+    }
+    // Nobody waits for an answer to a close.
+    if reply.kind == UInt16(MN_REQUEST_CLOSE) && !isLie { return }
+    reply.fd_count = UInt16(descriptors.count)
+    let sent = unsafe withUnsafeBytes(of: reply) { bytes in
+      unsafe mnc_send(
+        connection.descriptor.number, bytes.baseAddress!, bytes.count, descriptors.map(\.number),
+        Int32(descriptors.count))
+    }
+    if isLie {
+      counters.lies += 1
+      log.warning("pid \(connection.pid) (\(connection.program)) sent what no client sends; it is disconnected")
+    }
+    if isLie || sent < 0 { disconnect(name) }
+  }
+
+  // MARK: Channels
+
+  /// - Throws: EMFILE (this process has its share), ENOMEM and the like.
+  func makeChannel(for connection: Connection, _ name: UInt64) throws(Refusal) -> Channel {
+    let ofProcess =
+      connection.pid == 0
+      ? connection.channels.count
+      : connections.values.reduce(0) { $0 + ($1.pid == connection.pid ? $1.channels.count : 0) }
+    guard ofProcess < config.channel.maximumPerProcess else { throw Refusal(EMFILE) }
+    let channel: Channel
+    do throws(SystemError) {
+      channel = try Channel(identifier: nextChannel, owner: name, shape: Channel.Shape(config))
+    } catch {
+      log.warning("no channel for pid \(connection.pid): \(error)")
+      throw Refusal(error.code)
+    }
+    let base = unsafe channel.memory.base
+    let added = order { (engine) throws(EngineControl.Refusal) in
+      unsafe try engine.addChannel(
+        identifier: channel.identifier, base: base, size: channel.memory.size,
+        doorbell: channel.doorbells[Int(engine.options.index)].number)
+    }
+    guard added else {
+      depart(channel: channel)
+      throw Refusal(ENOBUFS)
+    }
+    nextChannel &+= 1
+    channels[channel.identifier] = channel
+    connection.channels.insert(channel.identifier)
+    return channel
+  }
+
+  /// Takes a channel and all its endpoints out of use at once; its memory goes when the engines have let go of it.
+  func remove(_ identifier: UInt32) {
+    guard let channel = channels.removeValue(forKey: identifier) else { return }
+    connections[channel.owner]?.channels.remove(identifier)
+    unsafe mn_store_release_u32(channel.memory.base + Int(MN_OFFSET_CHANNEL_DAMAGED), 1)
+    for case let endpoint? in channel.endpoints where endpointsByCookie[endpoint.cookie] === endpoint {
+      channel.setState(endpoint.reference.index, .closed)
+      forget(endpoint)
+    }
+    depart(channel: channel)
+  }
+
+  private func takeFaults(_ engine: EngineControl) {
+    while let fault = engine.nextFault() {
+      switch fault {
+      case .channelDamaged(let identifier):
+        guard let channel = channels[identifier] else { continue }
+        counters.damagedChannels += 1
+        let connection = connections[channel.owner]
+        log.warning(
+          "pid \(connection?.pid ?? 0) (\(connection?.program ?? "?")) damaged its channel; it is disconnected")
+        disconnect(channel.owner)
+      }
+    }
+  }
+
+  // MARK: Orders
+
+  /// Gives every engine an order and waits for all of them.
+  ///
+  /// - Returns: whether all have carried it out.
+  func order(_ give: (EngineControl) throws(EngineControl.Refusal) -> EngineControl.Ticket) -> Bool {
+    var tickets: [(EngineControl, EngineControl.Ticket)] = []
+    for engine in engines {
+      do throws(EngineControl.Refusal) {
+        tickets.append((engine, try give(engine)))
+      } catch {
+        log.error("engine \(engine.options.index) refuses an order: \(error)")
+        return false
+      }
+    }
+    for (engine, ticket) in tickets where !engine.wait(for: ticket, milliseconds: 200) {
+      log.error("engine \(engine.options.index) does not answer")
+      return false
+    }
+    return true
+  }
+
+  /// Orders that are on their way out; what hangs on them is released when all are carried out.
+  struct Departure {
+    var tickets: [(EngineControl, EngineControl.Ticket)]
+    /// Kept mapped and open until then.
+    let channel: Channel
+    /// nil: the whole channel.
+    let endpoint: Endpoint?
+  }
+
+  private func depart(channel: Channel) {
+    var tickets: [(EngineControl, EngineControl.Ticket)] = []
+    for engine in engines {
+      if let ticket = try? engine.removeChannel(identifier: channel.identifier) { tickets.append((engine, ticket)) }
+    }
+    departing.append(Departure(tickets: tickets, channel: channel, endpoint: nil))
+  }
+
+  func depart(_ endpoint: Endpoint, of channel: Channel) {
+    var tickets: [(EngineControl, EngineControl.Ticket)] = []
+    for engine in engines {
+      if let ticket = try? engine.closeEndpoint(endpoint.reference) { tickets.append((engine, ticket)) }
+    }
+    departing.append(Departure(tickets: tickets, channel: channel, endpoint: endpoint))
+  }
+
+  func finishDepartures() {
+    departing.removeAll { departure in
+      guard departure.tickets.allSatisfy({ engine, ticket in engine.isDone(ticket) }) else { return false }
+      if let endpoint = departure.endpoint {
+        let index = endpoint.reference.index
+        departure.channel.reclaim(index)
+        departure.channel.setState(index, .free)
+        departure.channel.endpoints[Int(index)] = nil
+      }
+      return true
+    }
+  }
+}
+
+/// One client.
+final class Connection {
+  let descriptor: Descriptor
+  /// 0: of a PID namespace that the daemon does not see.
+  let pid: Int32
+  let uid: UInt32
+  var program = ""
+  var channels: Set<UInt32> = []
+
+  init(descriptor: Descriptor, pid: Int32, uid: UInt32) {
+    self.descriptor = descriptor
+    self.pid = pid
+    self.uid = uid
+  }
+}
+
+/// What the control plane counts.
+struct ControlCounters {
+  var connections: UInt64 = 0
+  var refusedConnections: UInt64 = 0
+  var requests: UInt64 = 0
+  var refusedRequests: UInt64 = 0
+  /// Messages that no client of ours sends.
+  var lies: UInt64 = 0
+  var damagedChannels: UInt64 = 0
+}
+
+/// A request as it came: bytes and descriptors. The descriptors are closed with it.
+struct Message {
+  /// 0: the other side hung up.
+  let length: Int
+  let descriptors: [Descriptor]
+  private let isCut: Bool
+  private let raw: mn_request
+
+  /// nil: nothing to read after all.
+  init?(from socket: Int32) {
+    var raw = mn_request()
+    var numbers = [Int32](repeating: -1, count: 2)
+    var count: Int32 = 0
+    var cut = false
+    let length = unsafe withUnsafeMutableBytes(of: &raw) { bytes in
+      unsafe mnc_receive(socket, bytes.baseAddress!, bytes.count, &numbers, Int32(numbers.count), &count, &cut, false)
+    }
+    if length == -Int64(EAGAIN) { return nil }
+    self.length = max(0, Int(length))
+    descriptors = numbers.prefix(Int(count)).compactMap { try? Descriptor($0, "receive a descriptor") }
+    isCut = cut
+    self.raw = raw
+  }
+
+  /// The request, if form and framing are right.
+  func request() throws(Refusal) -> mn_request {
+    guard length == MemoryLayout<mn_request>.size, !isCut, raw.magic == MN_MAGIC,
+      raw.version == UInt16(MN_ABI_VERSION),
+      unsafe withUnsafeBytes(of: raw.reserved, { bytes in unsafe bytes.allSatisfy { $0 == 0 } }),
+      MN_REQUEST_HELLO...MN_REQUEST_RELOAD ~= Int(raw.kind)
+    else { throw .lie }
+    let carries = [MN_REQUEST_OPEN, MN_REQUEST_CONNECT].contains(Int(raw.kind)) ? 1 : 0
+    guard descriptors.count == carries else { throw .lie }
+    return raw
+  }
+}

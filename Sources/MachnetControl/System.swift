@@ -1,0 +1,96 @@
+import CLinux
+import Glibc
+
+/// A call of the system that failed: what was being done, and the errno value.
+public struct SystemError: Error, Equatable, CustomStringConvertible, Sendable {
+  public let code: Int32
+  public let doing: String
+
+  public init(_ code: Int32, _ doing: String) {
+    self.code = code
+    self.doing = doing
+  }
+
+  public var description: String { "\(doing): \(unsafe String(cString: strerror(code)))" }
+}
+
+/// Results of the calls in machnet_control.h: a value, or a negated errno value.
+@discardableResult
+func check<Result: SignedInteger>(_ result: Result, _ doing: @autoclosure () -> String) throws(SystemError) -> Result {
+  guard result < 0 else { return result }
+  throw SystemError(Int32(-result), doing())
+}
+
+/// Owns a descriptor.
+public final class Descriptor: Sendable {
+  public let number: Int32
+
+  /// Takes `number` over, or throws the error that it is.
+  init(_ number: Int32, _ doing: @autoclosure () -> String) throws(SystemError) {
+    self.number = try check(number, doing())
+  }
+
+  deinit { mn_linux_close(number) }
+}
+
+/// A memfd and this process's writable mapping of it. Unmapped and closed with the last reference.
+@safe
+final class SharedMemory: @unchecked Sendable {
+  /// Safety: `size` bytes, mapped by `init`, unmapped by `deinit` and nowhere else.
+  let base: UnsafeMutableRawPointer
+  let size: Int
+  let descriptor: Descriptor
+
+  enum Sealing {
+    /// Others may write, but nobody resizes.
+    case size
+    /// Nobody but this mapping writes.
+    case futureWrites
+  }
+
+  /// - Parameter size: bytes; pages cost nothing until they are touched.
+  init(name: String, size: Int, sealing: Sealing) throws(SystemError) {
+    precondition(size > 0)
+    self.size = size
+    descriptor = try unsafe Descriptor(mnc_memfd(name, UInt64(size)), "make \(size) bytes of shared memory")
+    var error: Int32 = 0
+    guard let base = unsafe mnc_map(descriptor.number, UInt64(size), true, &error) else {
+      throw SystemError(error, "map \(size) bytes of shared memory")
+    }
+    unsafe self.base = base
+    switch sealing {
+    case .size: try check(mnc_seal_size(descriptor.number), "seal shared memory")
+    case .futureWrites: try check(mnc_seal_future_write(descriptor.number), "seal shared memory")
+    }
+  }
+
+  deinit { unsafe mn_linux_unmap(base, size) }
+
+  /// Makes whole pages zero and gives them back to the kernel.
+  func punchHole(offset: UInt64, length: UInt64) {
+    precondition(offset + length <= UInt64(size))
+    _ = mnc_punch_hole(descriptor.number, offset, length)
+  }
+}
+
+/// A sealed memfd with a text, for a reply.
+func textMemory(_ text: String) throws(SystemError) -> Descriptor {
+  let bytes = Array(text.utf8)
+  let descriptor = try unsafe Descriptor(mnc_memfd("machnet-text", 0), "make shared memory")
+  var written = 0
+  while written < bytes.count {
+    let count = unsafe bytes.withUnsafeBytes { bytes in
+      unsafe write(descriptor.number, bytes.baseAddress! + written, bytes.count - written)
+    }
+    guard count > 0 else { throw SystemError(errno, "write \(bytes.count) bytes of shared memory") }
+    written += count
+  }
+  try check(mnc_seal_write(descriptor.number), "seal shared memory")
+  return descriptor
+}
+
+func randomWord() throws(SystemError) -> UInt64 {
+  var word: UInt64 = 0
+  try unsafe check(mnc_random(&word, 8), "ask the kernel for randomness")
+  return word
+}

@@ -1,0 +1,171 @@
+import CLinux
+import CMachnetABI
+
+/// Limits of one engine's tables. Memory is reserved at start and costs nothing until it is used.
+enum EngineLimits {
+  static let endpoints = 65_536
+  static let channels = 2_048
+  static let ports = 16
+  static let commands = 1_024
+  static let faults = 256
+  static let neighbours = 512
+}
+
+/// One order of the control thread. Slots are numbers that the control side hands out, so that the engine need
+/// not search.
+struct Command: BitwiseCopyable {
+  enum Kind: UInt8 {
+    case addChannel, removeChannel, open, connect, close
+  }
+  var kind: Kind
+  /// Of the channel (add, remove) or of the endpoint.
+  var slot: UInt32
+  // addChannel
+  var channel = ChannelDescription()
+  // open: where it lives
+  var channelSlot: UInt32 = 0
+  var index: UInt32 = 0
+  // open, connect
+  var identity = EndpointIdentity(localPort: 0, eventDescriptor: -1)
+}
+
+/// An engine's own copy of what a channel's header says: the application can write the header.
+@safe
+struct ChannelDescription: BitwiseCopyable {
+  var identifier: UInt32 = 0
+  /// Safety: mapped by the control thread until the ticket of `removeChannel` is done.
+  var base: UnsafeMutableRawPointer? = nil
+  var endpointCapacity: UInt32 = 0
+  var engineCount: UInt32 = 0
+  var txCapacity: UInt32 = 0
+  var rxCapacity: UInt32 = 0
+}
+
+/// The memory through which a control thread and one engine thread talk: a command ring one way, a fault ring the
+/// other, and words that the engine counts in and the control thread reads. No locks; every index has one writer.
+@safe
+struct Mailbox: @unchecked Sendable {
+  /// Safety: one zeroed mapping, made by `init` and unmapped by `release`, divided by the offsets below.
+  let base: UnsafeMutableRawPointer
+
+  static let commandTail = 0  // control writes
+  static let commandHead = 64  // engine writes
+  static let faultTail = 128  // engine writes
+  static let faultHead = 192  // control writes
+  static let stop = 256  // control writes
+  static let running = 320  // engine writes: 1 from its first iteration to its last
+  static let counters = 384  // engine writes
+  static let drops = counters + 64 * 8
+  static let commands = 4096
+  static let faults = commands + EngineLimits.commands * MemoryLayout<Command>.stride
+  static let neighbours = (faults + EngineLimits.faults * 8 + 4095) & ~4095
+  static let endpoints = neighbours + EngineLimits.ports * EngineLimits.neighbours * 16
+  static let endpointStride = 128
+  static let size = endpoints + EngineLimits.endpoints * endpointStride
+
+  /// Drops that are counted per endpoint: `receiveRingFull`...`closedUnsent`, after its four counters.
+  static var endpointDropFirst: Int { DropReason.receiveRingFull.ordinal }
+  static var endpointDropCount: Int { DropReason.closedUnsent.ordinal - endpointDropFirst + 1 }
+
+  init?() {
+    precondition(Mailbox.endpointDropCount <= 12 && DropReason.allCases.count <= 64)
+    precondition(EngineCounter.allCases.count <= 64)
+    guard let memory = unsafe mn_linux_map(Mailbox.size) else { return nil }
+    unsafe base = memory
+  }
+
+  func release() { unsafe mn_linux_unmap(base, Mailbox.size) }
+
+  @inline(__always) @_noLocks
+  func load(_ offset: Int) -> UInt64 { unsafe mn_load_acquire_u64(base + offset) }
+
+  @inline(__always) @_noLocks
+  func store(_ offset: Int, _ value: UInt64) { unsafe mn_store_release_u64(base + offset, value) }
+
+  func commandSlot(_ number: UInt64) -> UnsafeMutablePointer<Command> {
+    unsafe (base + Mailbox.commands).assumingMemoryBound(to: Command.self)
+      + Int(number % UInt64(EngineLimits.commands))
+  }
+
+  // MARK: Counting: the engine is the only writer of these words, the control thread reads them at any time.
+
+  @inline(__always) @_noLocks
+  func add(_ offset: Int, _ amount: UInt64) {
+    unsafe mn_store_relaxed_u64(base + offset, mn_load_relaxed_u64(base + offset) &+ amount)
+  }
+
+  @inline(__always) @_noLocks
+  func count(_ counter: EngineCounter, _ amount: Int = 1) {
+    add(Mailbox.counters + counter.ordinal * 8, UInt64(truncatingIfNeeded: amount))
+  }
+
+  @inline(__always) @_noLocks
+  func drop(_ reason: DropReason, _ amount: Int = 1) {
+    add(Mailbox.drops + reason.ordinal * 8, UInt64(truncatingIfNeeded: amount))
+  }
+
+  /// A drop that is also told to the endpoint's owner.
+  @inline(__always) @_noLocks
+  func drop(_ reason: DropReason, endpoint: UInt32) {
+    drop(reason)
+    let index = reason.ordinal - Mailbox.endpointDropFirst
+    if index >= 0 && index < Mailbox.endpointDropCount { add(endpointBlock(endpoint) + 32 + index * 8, 1) }
+  }
+
+  @inline(__always) @_noLocks
+  func countReceived(endpoint: UInt32, datagrams: UInt64, bytes: UInt64) {
+    let block = endpointBlock(endpoint)
+    add(block, datagrams)
+    add(block &+ 8, bytes)
+  }
+
+  @inline(__always) @_noLocks
+  func countSent(endpoint: UInt32, datagrams: UInt64, bytes: UInt64) {
+    let block = endpointBlock(endpoint)
+    add(block &+ 16, datagrams)
+    add(block &+ 24, bytes)
+  }
+
+  @inline(__always) @_noLocks
+  func clearCounters(endpoint: UInt32) {
+    var offset = 0
+    while offset < Mailbox.endpointStride {
+      unsafe mn_store_relaxed_u64(base + endpointBlock(endpoint) + offset, 0)
+      offset &+= 8
+    }
+  }
+
+  @inline(__always) @_noLocks
+  func endpointBlock(_ slot: UInt32) -> Int { Mailbox.endpoints + Int(slot) * Mailbox.endpointStride }
+
+  func relaxed(_ offset: Int) -> UInt64 { unsafe mn_load_relaxed_u64(base + offset) }
+
+  // MARK: Faults
+
+  /// Tells the control thread; false when it has not listened for too long.
+  @_noLocks
+  func post(damaged identifier: UInt32) -> Bool {
+    let tail = load(Mailbox.faultTail)
+    if tail &- load(Mailbox.faultHead) >= UInt64(EngineLimits.faults) { return false }
+    let offset = Mailbox.faults + Int(tail % UInt64(EngineLimits.faults)) * 8
+    unsafe mn_store_relaxed_u64(base + offset, UInt64(identifier))
+    store(Mailbox.faultTail, tail &+ 1)
+    return true
+  }
+
+  // MARK: The neighbour table as others see it: address and state in one word, the Ethernet address in the next.
+
+  @inline(__always) @_noLocks
+  func neighbour(port: Int, _ index: Int) -> Int {
+    Mailbox.neighbours + (port * EngineLimits.neighbours + index) * 16
+  }
+
+  @_noLocks
+  func showNeighbour(port: Int, _ index: Int, address: UInt32, state: UInt8, mac: UInt64) {
+    let offset = neighbour(port: port, index)
+    // The state goes first and comes last, so that a reader never pairs an address with another one's MAC.
+    store(offset, 0)
+    store(offset + 8, mac)
+    store(offset, UInt64(address) << 32 | UInt64(state))
+  }
+}

@@ -1,0 +1,47 @@
+import CMachnetABI
+import MachnetControl
+import MachnetEngine
+
+/// All engines of the daemon and their threads.
+final class Engines {
+  let controls: [EngineControl]
+  let ports: [PortDescription] = []
+  private let cpus: [Int?]
+  private var threads: [EngineThread] = []
+
+  init(_ config: Config, _ directory: DirectoryMemory, yields: Bool) throws(SystemError) {
+    cpus = config.engine.cpus.isEmpty ? [nil] : config.engine.cpus.map { $0 }
+    guard config.interfaces.isEmpty else {
+      throw SystemError(38, "serve interfaces in this build")
+    }
+    var controls: [EngineControl] = []
+    for index in cpus.indices {
+      var options = EngineOptions(index: UInt32(index), directory: directory.directory)
+      options.polling = config.engine.polling
+      options.idleMicroseconds = config.engine.idleMicroseconds
+      options.separateHosts = config.engine.separateHosts
+      options.sharesCore = yields
+      guard let control = EngineControl(options: options) else {
+        throw SystemError(12, "reserve the memory of engine \(index)")
+      }
+      controls.append(control)
+    }
+    self.controls = controls
+  }
+
+  func start() throws(SystemError) {
+    for (control, cpu) in zip(controls, cpus) {
+      let thread = EngineThread(control: control, cpu: cpu) {
+        var engine = Engine<NoPackets>(control: control)
+        engine.run()
+      }
+      guard let thread else { throw SystemError(11, "start the thread of engine \(control.options.index)") }
+      threads.append(thread)
+    }
+  }
+
+  func stop() {
+    for thread in threads { thread.stop() }
+    threads = []
+  }
+}
