@@ -109,6 +109,7 @@ let package = Package(
     .testTarget(name: "ProgramTests", swiftSettings: strict),
     .testTarget(
       name: "ChannelTests", dependencies: ["CMachnetABI", "MachnetChannel"], swiftSettings: tests),
+    .testTarget(
       name: "ControlTests",
       dependencies: [
         "CMachnetABI", "CLinux", "MachnetChannel", "MachnetControl", "MachnetEngine",
