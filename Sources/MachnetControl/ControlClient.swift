@@ -30,7 +30,7 @@ public final class ControlClient {
 
   public func send(_ request: mn_request, descriptors: [Int32] = []) throws(SystemError) {
     try unsafe withUnsafeBytes(of: request) { bytes throws(SystemError) in
-      try send(bytes: bytes, descriptors: descriptors)
+      try unsafe send(bytes: bytes, descriptors: descriptors)
     }
   }
 
