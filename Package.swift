@@ -21,6 +21,7 @@ let strict: [SwiftSetting] = [
   .enableUpcomingFeature("MemberImportVisibility"),
   .enableUpcomingFeature("InternalImportsByDefault"),
 ]
+let tests: [SwiftSetting] = [.treatAllWarnings(as: .error)]
 /// The preload shim lives in foreign processes: no Swift runtime, no allocation behind our back.
 let embedded: [SwiftSetting] =
   strict + [
@@ -99,17 +100,21 @@ let package = Package(
       linkerSettings: [
         .unsafeFlags([
           "-enable-experimental-feature", "Embedded",
-          "-Xlinker", "--as-needed", "-Xlinker", "--gc-sections", "-Xlinker", "-z", "-Xlinker", "nodelete",
+          "-Xlinker", "--as-needed", "-Xlinker", "--gc-sections", "-Xlinker", "-s",
+          "-Xlinker", "-z", "-Xlinker", "nodelete", "-Xlinker", "-z", "-Xlinker", "now",
           "-Xlinker", "--version-script=\(Context.packageDirectory)/Shim/Preload/exports.map",
         ])
       ]),
 
+    .testTarget(name: "ChannelTests", dependencies: ["CMachnetABI", "MachnetChannel"], swiftSettings: tests),
     .testTarget(
       name: "ControlTests",
       dependencies: [
         "CMachnetABI", "CLinux", "MachnetChannel", "MachnetControl", "MachnetEngine",
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: strict),
+    // Real programs, run as a user runs them; needs the built products, not the modules.
+    .testTarget(name: "ProgramTests", swiftSettings: strict),
   ],
   swiftLanguageModes: [.v6]
 )

@@ -1,2 +1,752 @@
+// The exported names of the shim. Each asks the descriptor table whether the call concerns an offloaded socket; if not,
+// it is libc's own function with the caller's own arguments. Decisions are made in Swift (mn_hook_*).
+#define _GNU_SOURCE
+#undef _FORTIFY_SOURCE
+
 #include "trampoline.h"
-int mn_trampoline_probe(void){return 0;}
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <netinet/in.h>
+#include <netinet/udp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+// ------------------------------------------------------------------------------------------------ mirrors are true
+
+#define SAME_FIELD(ours, our_field, theirs, their_field)                                                           \
+  _Static_assert(offsetof(struct ours, our_field) == offsetof(struct theirs, their_field) &&                      \
+                     sizeof(((struct ours *)0)->our_field) == sizeof(((struct theirs *)0)->their_field),          \
+                 #ours "." #our_field)
+_Static_assert(sizeof(struct mn_msghdr) == sizeof(struct msghdr), "msghdr");
+SAME_FIELD(mn_msghdr, name, msghdr, msg_name);
+SAME_FIELD(mn_msghdr, name_length, msghdr, msg_namelen);
+SAME_FIELD(mn_msghdr, vectors, msghdr, msg_iov);
+SAME_FIELD(mn_msghdr, vector_count, msghdr, msg_iovlen);
+SAME_FIELD(mn_msghdr, control, msghdr, msg_control);
+SAME_FIELD(mn_msghdr, control_length, msghdr, msg_controllen);
+SAME_FIELD(mn_msghdr, flags, msghdr, msg_flags);
+_Static_assert(sizeof(struct mn_mmsghdr) == sizeof(struct mmsghdr), "mmsghdr");
+SAME_FIELD(mn_mmsghdr, length, mmsghdr, msg_len);
+_Static_assert(sizeof(struct mn_iovec) == sizeof(struct iovec), "iovec");
+_Static_assert(sizeof(struct mn_pollfd) == sizeof(struct pollfd), "pollfd");
+_Static_assert(sizeof(struct mn_cmsghdr) == sizeof(struct cmsghdr), "cmsghdr");
+_Static_assert(sizeof(struct mn_timespec) == sizeof(struct timespec), "timespec");
+
+#define SAME(name) _Static_assert((long long)MN_##name == (long long)name, #name)
+SAME(AF_UNSPEC); SAME(AF_INET); SAME(AF_INET6); SAME(SOCK_DGRAM); SAME(SOCK_NONBLOCK); SAME(SOCK_CLOEXEC);
+SAME(IPPROTO_IP); SAME(IPPROTO_UDP); SAME(IPPROTO_IPV6); SAME(MSG_PEEK); SAME(MSG_DONTROUTE); SAME(MSG_CTRUNC); SAME(MSG_TRUNC);
+SAME(MSG_DONTWAIT); SAME(MSG_WAITALL); SAME(MSG_CONFIRM); SAME(MSG_ERRQUEUE); SAME(MSG_NOSIGNAL); SAME(MSG_WAITFORONE);
+SAME(MSG_CMSG_CLOEXEC); SAME(SOL_SOCKET); SAME(SO_ERROR); SAME(SO_REUSEPORT); SAME(SO_RCVTIMEO); SAME(SO_SNDTIMEO);
+SAME(SO_DOMAIN); SAME(SO_TYPE); SAME(SO_PROTOCOL); SAME(SO_TIMESTAMP); SAME(SO_TIMESTAMPNS); SAME(SO_RXQ_OVFL);
+SAME(IP_TOS); SAME(IP_TTL); SAME(IP_PKTINFO); SAME(IP_MTU_DISCOVER); SAME(IP_RECVTTL); SAME(IP_RECVTOS); SAME(IP_FREEBIND);
+SAME(IPV6_V6ONLY); SAME(IPV6_RECVPKTINFO); SAME(IPV6_PKTINFO); SAME(UDP_SEGMENT); SAME(UDP_GRO); SAME(IP_PMTUDISC_DO);
+SAME(EPERM); SAME(EINTR); SAME(EIO); SAME(EBADF); SAME(EAGAIN); SAME(ENOMEM); SAME(EFAULT); SAME(EINVAL); SAME(EPIPE);
+SAME(EDESTADDRREQ); SAME(EMSGSIZE); SAME(ENETDOWN); SAME(ENOTCONN); SAME(ETIMEDOUT); SAME(ECONNREFUSED); SAME(EAFNOSUPPORT);
+SAME(ENETUNREACH); SAME(EISCONN); SAME(F_DUPFD); SAME(F_GETFL); SAME(F_SETFL); SAME(F_DUPFD_CLOEXEC); SAME(O_NONBLOCK);
+SAME(FIONREAD); SAME(FIONBIO); SAME(TIOCOUTQ); SAME(POLLIN); SAME(POLLPRI); SAME(POLLOUT); SAME(POLLERR); SAME(POLLHUP);
+SAME(POLLNVAL); SAME(POLLRDNORM); SAME(POLLWRNORM); SAME(EPOLLEXCLUSIVE); SAME(EPOLLONESHOT); SAME(EPOLL_CTL_ADD);
+SAME(EPOLL_CTL_DEL); SAME(EPOLL_CTL_MOD); SAME(SHUT_RD); SAME(SHUT_WR); SAME(SHUT_RDWR);
+_Static_assert(MN_EPOLLET == (uint32_t)EPOLLET, "EPOLLET");
+
+#define EXPORT __attribute__((visibility("default")))
+#define LIKELY(x) __builtin_expect(!!(x), 1)
+#define UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+// ------------------------------------------------------------------------------------------------------ the Swift half
+
+void mn_hook_start(void);
+void mn_hook_socket_made(int fd, int domain, int type, int protocol);
+int mn_hook_bind(void *entry, int fd, const void *address, uint32_t length);
+int mn_hook_connect(void *entry, int fd, const void *address, uint32_t length);
+ssize_t mn_hook_sendto(void *entry, int fd, const void *data, size_t size, int flags, const void *address, uint32_t length);
+ssize_t mn_hook_sendmsg(void *entry, int fd, const struct mn_msghdr *message, int flags);
+int mn_hook_sendmmsg(void *entry, int fd, struct mn_mmsghdr *messages, unsigned count, int flags);
+ssize_t mn_hook_recvfrom(void *entry, int fd, void *data, size_t size, int flags, void *address, uint32_t *length);
+ssize_t mn_hook_recvmsg(void *entry, int fd, struct mn_msghdr *message, int flags);
+int mn_hook_recvmmsg(void *entry, int fd, struct mn_mmsghdr *messages, unsigned count, int flags, struct mn_timespec *timeout);
+void mn_hook_closing(void *entry, int fd);
+void mn_hook_duplicated(void *entry, int from, int to);
+void mn_hook_flags_changed(void *entry, int fd);
+int mn_hook_fionread(void *entry, int fd, int *value);
+int mn_hook_outq(void *entry, int fd, int *value);
+int mn_hook_getsockopt(void *entry, int fd, int level, int name, void *value, uint32_t *length);
+int mn_hook_setsockopt(void *entry, int fd, int level, int name, const void *value, uint32_t length);
+int mn_hook_getpeername(void *entry, int fd, void *address, uint32_t *length);
+int mn_hook_shutdown(void *entry, int fd, int how);
+int mn_hook_poll(struct mn_pollfd *entries, uint64_t count, const struct mn_timespec *timeout, const void *mask);
+int mn_hook_select(int count, void *read, void *write, void *except, const struct mn_timespec *timeout, const void *mask,
+                   struct mn_timespec *remaining);
+int mn_hook_epoll_ctl(void *epoll, void *socket, int epfd, int operation, int fd, void *event);
+int mn_hook_epoll_wait(void *epoll, int epfd, void *events, int capacity, int64_t timeout, const void *mask);
+void mn_hook_fork_prepare(void);
+void mn_hook_fork_parent(void);
+void mn_hook_fork_child(void);
+
+// ------------------------------------------------------------------------------------------------------ state
+
+void **mn_table;
+uint32_t mn_table_length;
+uint32_t mn_offloaded_count;
+void *mn_process;
+
+static inline __attribute__((always_inline)) void *lookup(int fd) {
+  return LIKELY((uint32_t)fd >= mn_table_length) ? NULL : __atomic_load_n(&mn_table[fd], __ATOMIC_ACQUIRE);
+}
+// Entry of a socket or epoll; internal descriptors are not the program's to use.
+static inline __attribute__((always_inline)) void *entry_of(int fd) {
+  void *entry = lookup(fd);
+  return LIKELY((uintptr_t)entry <= 1) ? NULL : entry;
+}
+
+// ------------------------------------------------------------------------------------------------------ the real calls
+
+#define REAL_CALLS(X)                                                                                              \
+  X(socket, int, (int, int, int))                                                                                 \
+  X(bind, int, (int, const struct sockaddr *, socklen_t))                                                         \
+  X(connect, int, (int, const struct sockaddr *, socklen_t))                                                      \
+  X(send, ssize_t, (int, const void *, size_t, int))                                                              \
+  X(sendto, ssize_t, (int, const void *, size_t, int, const struct sockaddr *, socklen_t))                        \
+  X(sendmsg, ssize_t, (int, const struct msghdr *, int))                                                          \
+  X(sendmmsg, int, (int, struct mmsghdr *, unsigned, int))                                                        \
+  X(recv, ssize_t, (int, void *, size_t, int))                                                                    \
+  X(recvfrom, ssize_t, (int, void *, size_t, int, struct sockaddr *, socklen_t *))                                \
+  X(recvmsg, ssize_t, (int, struct msghdr *, int))                                                                \
+  X(recvmmsg, int, (int, struct mmsghdr *, unsigned, int, struct timespec *))                                     \
+  X(read, ssize_t, (int, void *, size_t))                                                                         \
+  X(readv, ssize_t, (int, const struct iovec *, int))                                                             \
+  X(write, ssize_t, (int, const void *, size_t))                                                                  \
+  X(writev, ssize_t, (int, const struct iovec *, int))                                                            \
+  X(preadv2, ssize_t, (int, const struct iovec *, int, off_t, int))                                               \
+  X(pwritev2, ssize_t, (int, const struct iovec *, int, off_t, int))                                              \
+  X(__read_chk, ssize_t, (int, void *, size_t, size_t))                                                           \
+  X(__recv_chk, ssize_t, (int, void *, size_t, size_t, int))                                                      \
+  X(__recvfrom_chk, ssize_t, (int, void *, size_t, size_t, int, struct sockaddr *, socklen_t *))                  \
+  X(__poll_chk, int, (struct pollfd *, nfds_t, int, size_t))                                                      \
+  X(__ppoll_chk, int, (struct pollfd *, nfds_t, const struct timespec *, const sigset_t *, size_t))               \
+  X(close, int, (int))                                                                                            \
+  X(dup, int, (int))                                                                                              \
+  X(dup2, int, (int, int))                                                                                        \
+  X(dup3, int, (int, int, int))                                                                                   \
+  X(close_range, int, (unsigned, unsigned, int))                                                                  \
+  X(closefrom, void, (int))                                                                                       \
+  X(fcntl, int, (int, int, ...))                                                                                  \
+  X(fcntl64, int, (int, int, ...))                                                                                \
+  X(ioctl, int, (int, unsigned long, ...))                                                                        \
+  X(getsockopt, int, (int, int, int, void *, socklen_t *))                                                        \
+  X(setsockopt, int, (int, int, int, const void *, socklen_t))                                                    \
+  X(getsockname, int, (int, struct sockaddr *, socklen_t *))                                                      \
+  X(getpeername, int, (int, struct sockaddr *, socklen_t *))                                                      \
+  X(shutdown, int, (int, int))                                                                                    \
+  X(select, int, (int, fd_set *, fd_set *, fd_set *, struct timeval *))                                           \
+  X(pselect, int, (int, fd_set *, fd_set *, fd_set *, const struct timespec *, const sigset_t *))                 \
+  X(poll, int, (struct pollfd *, nfds_t, int))                                                                    \
+  X(ppoll, int, (struct pollfd *, nfds_t, const struct timespec *, const sigset_t *))                             \
+  X(epoll_ctl, int, (int, int, int, struct epoll_event *))                                                        \
+  X(epoll_wait, int, (int, struct epoll_event *, int, int))                                                       \
+  X(epoll_pwait, int, (int, struct epoll_event *, int, int, const sigset_t *))                                    \
+  X(epoll_pwait2, int, (int, struct epoll_event *, int, const struct timespec *, const sigset_t *))               \
+  X(syscall, long, (long, ...))
+
+#define DECLARE(name, result, arguments) result(*name) arguments;
+static struct { REAL_CALLS(DECLARE) } real;
+
+// Everything is resolved at once, so that a forked child of a threaded parent never meets the linker's lock.
+static __attribute__((cold, noinline)) void resolve(void) {
+#define RESOLVE(name, result, arguments) real.name = (result(*) arguments)dlsym(RTLD_NEXT, #name);
+  int saved = errno;
+  REAL_CALLS(RESOLVE)
+  errno = saved;
+}
+
+// Calls may come before our constructor (from another library's), hence the check; it is never taken again.
+#define REAL(name) (*({ if (UNLIKELY(!real.name)) resolve(); real.name; }))
+
+static int log_level;
+
+__attribute__((constructor(101))) static void start(void) {
+  if (!real.socket) resolve();
+  const char *wanted = secure_getenv("MACHNET_LOG");
+  if (wanted) log_level = !strcmp(wanted, "debug") ? 3 : !strcmp(wanted, "info") ? 2 : !strcmp(wanted, "error") ? 1 : 0;
+  int saved = errno;
+  mn_hook_start();
+  errno = saved;
+  pthread_atfork(mn_hook_fork_prepare, mn_hook_fork_parent, mn_hook_fork_child);
+}
+
+int32_t mn_get_errno(void) { return errno; }
+void mn_set_errno(int32_t value) { errno = value; }
+
+static __thread uint32_t thread_id __attribute__((tls_model("initial-exec")));
+uint32_t mn_thread_id(void) {
+  if (UNLIKELY(!thread_id)) thread_id = (uint32_t)gettid();
+  return thread_id;
+}
+void mn_thread_id_forget(void) { thread_id = 0; }
+
+int32_t mn_real_socket(int32_t d, int32_t t, int32_t p) { return REAL(socket)(d, t, p); }
+int32_t mn_real_close(int32_t fd) { return REAL(close)(fd); }
+int32_t mn_real_bind(int32_t fd, const void *a, uint32_t l) { return REAL(bind)(fd, a, l); }
+int32_t mn_real_connect(int32_t fd, const void *a, uint32_t l) { return REAL(connect)(fd, a, l); }
+int64_t mn_real_sendto(int32_t fd, const void *p, size_t n, int32_t f, const void *a, uint32_t l) {
+  return REAL(sendto)(fd, p, n, f, a, l);
+}
+int64_t mn_real_sendmsg(int32_t fd, const struct mn_msghdr *m, int32_t f) { return REAL(sendmsg)(fd, (const void *)m, f); }
+int64_t mn_real_recvfrom(int32_t fd, void *p, size_t n, int32_t f, void *a, uint32_t *l) {
+  return REAL(recvfrom)(fd, p, n, f, a, l);
+}
+int64_t mn_real_recvmsg(int32_t fd, struct mn_msghdr *m, int32_t f) { return REAL(recvmsg)(fd, (void *)m, f); }
+int32_t mn_real_getsockopt(int32_t fd, int32_t v, int32_t n, void *p, uint32_t *l) { return REAL(getsockopt)(fd, v, n, p, l); }
+int32_t mn_real_setsockopt(int32_t fd, int32_t v, int32_t n, const void *p, uint32_t l) { return REAL(setsockopt)(fd, v, n, p, l); }
+int32_t mn_real_getsockname(int32_t fd, void *a, uint32_t *l) { return REAL(getsockname)(fd, a, l); }
+int32_t mn_real_getpeername(int32_t fd, void *a, uint32_t *l) { return REAL(getpeername)(fd, a, l); }
+int32_t mn_real_shutdown(int32_t fd, int32_t how) { return REAL(shutdown)(fd, how); }
+int32_t mn_real_fcntl(int32_t fd, int32_t command, int64_t argument) { return REAL(fcntl)(fd, command, argument); }
+int32_t mn_real_ioctl(int32_t fd, uint64_t request, void *argument) { return REAL(ioctl)(fd, request, argument); }
+int32_t mn_real_ppoll(struct mn_pollfd *e, uint64_t n, const struct mn_timespec *t, const void *m) {
+  return REAL(ppoll)((void *)e, n, (const void *)t, m);
+}
+int32_t mn_real_pselect(int32_t n, void *r, void *w, void *x, const struct mn_timespec *t, const void *m) {
+  return REAL(pselect)(n, r, w, x, (const void *)t, m);
+}
+int32_t mn_real_epoll_ctl(int32_t epfd, int32_t op, int32_t fd, void *event) { return REAL(epoll_ctl)(epfd, op, fd, event); }
+int32_t mn_real_epoll_wait(int32_t epfd, void *events, int32_t capacity, int64_t timeout, const void *mask) {
+  if (timeout <= 0 || timeout % 1000000 == 0) {
+    int64_t ms = timeout < 0 ? -1 : timeout / 1000000;
+    return REAL(epoll_pwait)(epfd, events, capacity, ms > INT_MAX ? INT_MAX : (int)ms, mask);
+  }
+  struct timespec t = {timeout / 1000000000, timeout % 1000000000};
+  if (real.epoll_pwait2) {
+    int saved = errno, n = real.epoll_pwait2(epfd, events, capacity, &t, mask);
+    if (n >= 0 || errno != ENOSYS) return n;
+    errno = saved;
+  }
+  int64_t ms = (timeout + 999999) / 1000000;
+  return REAL(epoll_pwait)(epfd, events, capacity, ms > INT_MAX ? INT_MAX : (int)ms, mask);
+}
+
+// ------------------------------------------------------------------------------------- system calls without errno
+
+#if defined(__x86_64__)
+static inline long raw(long number, long a, long b, long c, long d, long e, long f) {
+  long result;
+  register long r10 __asm__("r10") = d;
+  register long r8 __asm__("r8") = e;
+  register long r9 __asm__("r9") = f;
+  __asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+                   : "rcx", "r11", "memory");
+  return result;
+}
+#elif defined(__aarch64__)
+static inline long raw(long number, long a, long b, long c, long d, long e, long f) {
+  register long x8 __asm__("x8") = number;
+  register long x0 __asm__("x0") = a;
+  register long x1 __asm__("x1") = b;
+  register long x2 __asm__("x2") = c;
+  register long x3 __asm__("x3") = d;
+  register long x4 __asm__("x4") = e;
+  register long x5 __asm__("x5") = f;
+  __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory");
+  return x0;
+}
+#endif
+#define RAW(number, a, b, c, d, e, f) raw((number), (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f))
+
+int64_t mn_sys_recvfrom(int32_t fd, void *p, size_t n, int32_t f, void *a, uint32_t *l) { return RAW(SYS_recvfrom, fd, p, n, f, a, l); }
+int64_t mn_sys_recvmsg(int32_t fd, struct mn_msghdr *m, int32_t f) { return RAW(SYS_recvmsg, fd, m, f, 0, 0, 0); }
+int64_t mn_sys_sendmsg(int32_t fd, const struct mn_msghdr *m, int32_t f) { return RAW(SYS_sendmsg, fd, m, f, 0, 0, 0); }
+int64_t mn_sys_read(int32_t fd, void *p, size_t n) { return RAW(SYS_read, fd, p, n, 0, 0, 0); }
+int64_t mn_sys_write(int32_t fd, const void *p, size_t n) { return RAW(SYS_write, fd, p, n, 0, 0, 0); }
+int32_t mn_sys_close(int32_t fd) { return (int32_t)RAW(SYS_close, fd, 0, 0, 0, 0, 0); }
+int32_t mn_sys_fcntl(int32_t fd, int32_t c, int64_t v) { return (int32_t)RAW(SYS_fcntl, fd, c, v, 0, 0, 0); }
+int32_t mn_sys_getsockopt(int32_t fd, int32_t v, int32_t n, void *p, uint32_t *l) { return (int32_t)RAW(SYS_getsockopt, fd, v, n, p, l, 0); }
+int32_t mn_sys_setsockopt(int32_t fd, int32_t v, int32_t n, const void *p, uint32_t l) { return (int32_t)RAW(SYS_setsockopt, fd, v, n, p, l, 0); }
+int32_t mn_sys_getsockname(int32_t fd, void *a, uint32_t *l) { return (int32_t)RAW(SYS_getsockname, fd, a, l, 0, 0, 0); }
+int32_t mn_sys_getpeername(int32_t fd, void *a, uint32_t *l) { return (int32_t)RAW(SYS_getpeername, fd, a, l, 0, 0, 0); }
+int32_t mn_sys_bind(int32_t fd, const void *a, uint32_t l) { return (int32_t)RAW(SYS_bind, fd, a, l, 0, 0, 0); }
+int32_t mn_sys_ppoll(struct mn_pollfd *e, uint64_t n, const struct mn_timespec *t, const void *m) {
+  struct timespec copy = {0, 0}; // the kernel writes the rest of the time back
+  if (t) copy = (struct timespec){t->seconds, t->nanoseconds};
+  return (int32_t)RAW(SYS_ppoll, e, n, t ? &copy : NULL, m, 8, 0);
+}
+int32_t mn_sys_epoll_ctl(int32_t epfd, int32_t op, int32_t fd, void *event) { return (int32_t)RAW(SYS_epoll_ctl, epfd, op, fd, event, 0, 0); }
+int32_t mn_sys_yield(void) { return (int32_t)RAW(SYS_sched_yield, 0, 0, 0, 0, 0, 0); }
+
+void mn_sys_signals_block(void *old) {
+  // Synchronous signals tell of a fault of the thread itself; blocked, they would kill it without its handler.
+  const uint64_t faults = 1ull << (SIGSEGV - 1) | 1ull << (SIGBUS - 1) | 1ull << (SIGFPE - 1) | 1ull << (SIGILL - 1) |
+                          1ull << (SIGTRAP - 1) | 1ull << (SIGSYS - 1) | 1ull << (SIGABRT - 1);
+  const uint64_t set = ~faults;
+  RAW(SYS_rt_sigprocmask, SIG_BLOCK, &set, old, 8, 0, 0);
+}
+void mn_sys_signals_restore(const void *old) { RAW(SYS_rt_sigprocmask, SIG_SETMASK, old, NULL, 8, 0, 0); }
+
+bool mn_sys_signals_restart(void) {
+  // Which signal interrupted the sleep cannot be told; where the handlers differ, EINTR is what all must expect.
+  struct { // the kernel's own sigaction
+    void (*handler)(int);
+    unsigned long flags;
+    void (*restorer)(void);
+    uint64_t mask;
+  } action;
+  for (int number = 1; number <= 64; number++) {
+    if (RAW(SYS_rt_sigaction, number, NULL, &action, 8, 0, 0) != 0) continue;
+    if (action.handler != SIG_DFL && action.handler != SIG_IGN && !(action.flags & SA_RESTART)) return false;
+  }
+  return true;
+}
+
+bool mn_sys_thread_is_gone(uint32_t tid) { return RAW(SYS_kill, tid, 0, 0, 0, 0, 0) == -ESRCH; }
+
+void *mn_sys_map(size_t size) {
+  long result = RAW(SYS_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return result < 0 && result > -4096 ? NULL : (void *)result;
+}
+void *mn_sys_map_shared(int32_t fd, size_t size, bool writable) {
+  long result = RAW(SYS_mmap, 0, size, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
+  return result < 0 && result > -4096 ? NULL : (void *)result;
+}
+void mn_sys_unmap(void *base, size_t size) { RAW(SYS_munmap, base, size, 0, 0, 0, 0); }
+
+uint64_t mn_sys_nanoseconds(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static uint32_t descriptor_limit(bool hard) {
+  struct rlimit limit = {1024, 1024};
+  RAW(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, &limit, 0, 0);
+  rlim_t n = hard ? limit.rlim_max : limit.rlim_cur;
+  return n > 1u << 20 ? 1u << 20 : (uint32_t)n;
+}
+uint32_t mn_sys_descriptor_limit(void) { return descriptor_limit(true); }
+uint32_t mn_sys_descriptor_soft_limit(void) { return descriptor_limit(false); }
+
+int32_t mn_sys_connect_control(const char *path) {
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  size_t length = strlen(path);
+  if (length == 0 || length >= sizeof address.sun_path) return -EINVAL;
+  memcpy(address.sun_path, path, length + 1);
+  long fd = RAW(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, 0, 0, 0);
+  if (fd < 0) return (int32_t)fd;
+  // A daemon that hangs must not hang the program: every step on this socket has a limit.
+  struct timeval limit = {0, 500000};
+  RAW(SYS_setsockopt, fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit, 0);
+  RAW(SYS_setsockopt, fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit, 0);
+  long result = RAW(SYS_connect, fd, &address, sizeof address, 0, 0, 0);
+  if (result < 0) {
+    RAW(SYS_close, fd, 0, 0, 0, 0, 0);
+    return (int32_t)result;
+  }
+  return (int32_t)fd;
+}
+
+const char *mn_environment(const char *name) { return secure_getenv(name); }
+
+void mn_program_names(char *executable, char *called) {
+  char path[PATH_MAX];
+  long n = RAW(SYS_readlink, "/proc/self/exe", path, sizeof path - 1, 0, 0, 0);
+  path[n > 0 ? n : 0] = 0;
+  const char *slash = strrchr(path, '/');
+  strncpy(executable, slash ? slash + 1 : path, MN_PROGRAM_MAX - 1);
+  executable[MN_PROGRAM_MAX - 1] = 0;
+  strncpy(called, program_invocation_short_name ? program_invocation_short_name : "", MN_PROGRAM_MAX - 1);
+  called[MN_PROGRAM_MAX - 1] = 0;
+}
+
+void mn_copy(void *to, const void *from, size_t size) { memcpy(to, from, size); }
+
+bool mn_log_enabled(int32_t level) { return level <= log_level; }
+static size_t put_number(char *at, int64_t value) {
+  char digits[24];
+  size_t n = 0, length = 0;
+  uint64_t rest = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
+  do digits[n++] = (char)('0' + rest % 10);
+  while (rest /= 10);
+  if (value < 0) at[length++] = '-';
+  while (n) at[length++] = digits[--n];
+  return length;
+}
+void mn_log(int32_t level, const char *text, int64_t a, int64_t b) {
+  if (level > log_level) return;
+  char line[256];
+  size_t n = 0;
+  memcpy(line, "machnet[", 8), n = 8;
+  n += put_number(line + n, RAW(SYS_getpid, 0, 0, 0, 0, 0, 0));
+  memcpy(line + n, "]: ", 3), n += 3;
+  // Each '%' of the text takes the next argument.
+  for (int taken = 0; *text && n < sizeof line - 32; text++)
+    if (*text == '%') n += put_number(line + n, taken++ ? b : a);
+    else line[n++] = *text;
+  line[n++] = '\n';
+  RAW(SYS_write, 2, line, n, 0, 0, 0);
+}
+
+size_t mn_epoll_event_size(void) { return sizeof(struct epoll_event); }
+void mn_epoll_event_get(const void *event, uint32_t *bits, uint64_t *data) {
+  const struct epoll_event *e = event;
+  *bits = e->events, *data = e->data.u64;
+}
+void mn_epoll_event_set(void *event, uint32_t bits, uint64_t data) {
+  struct epoll_event *e = event;
+  e->events = bits, e->data.u64 = data;
+}
+
+// ------------------------------------------------------------------------------------------------------ exported names
+
+EXPORT int socket(int domain, int type, int protocol) {
+  int fd = REAL(socket)(domain, type, protocol);
+  // The prefilter is cheap and wide; Swift decides.
+  if (fd >= 0 && mn_process && (type & MN_SOCK_TYPE_MASK) == SOCK_DGRAM && (domain == AF_INET || domain == AF_INET6))
+    mn_hook_socket_made(fd, domain, type, protocol);
+  return fd;
+}
+
+EXPORT int bind(int fd, const struct sockaddr *address, socklen_t length) {
+  void *entry = entry_of(fd);
+  return LIKELY(!entry) ? REAL(bind)(fd, address, length) : mn_hook_bind(entry, fd, address, length);
+}
+
+EXPORT int connect(int fd, const struct sockaddr *address, socklen_t length) {
+  void *entry = entry_of(fd);
+  return LIKELY(!entry) ? REAL(connect)(fd, address, length) : mn_hook_connect(entry, fd, address, length);
+}
+
+EXPORT ssize_t send(int fd, const void *data, size_t size, int flags) {
+  void *entry = entry_of(fd);
+  return LIKELY(!entry) ? REAL(send)(fd, data, size, flags) : mn_hook_sendto(entry, fd, data, size, flags, NULL, 0);
+}
+
+EXPORT ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *address, socklen_t length) {
+  void *entry = entry_of(fd);
+  return LIKELY(!entry) ? REAL(sendto)(fd, data, size, flags, address, length)
+                        : mn_hook_sendto(entry, fd, data, size, flags, address, length);
+}
+
+EXPORT ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
+  void *entry = entry_of(fd);
+  return LIKELY(!entry) ? REAL(sendmsg)(fd, message, flags) : mn_hook_sendmsg(entry, fd, (const void *)message, flags);
+}
+
+EXPORT int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags) {
+  void *entry = entry_of(fd);
+  return LIKELY(!entry) ? REAL(sendmmsg)(fd, messages, count, flags)
+                        : mn_hook_sendmmsg(entry, fd, (void *)messages, count, flags);
+}
+// glibc's resolver calls it by this name.
+EXPORT int __sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags) {
+  return sendmmsg(fd, messages, count, flags);
+}
+
+EXPORT ssize_t recv(int fd, void *data, size_t size, int flags) {
+  void *entry = entry_of(fd);
+  return LIKELY(!entry) ? REAL(recv)(fd, data, size, flags) : mn_hook_recvfrom(entry, fd, data, size, flags, NULL, NULL);
+}
+
+EXPORT ssize_t recvfrom(int fd, void *data, size_t size, int flags, struct sockaddr *address, socklen_t *length) {
+  void *entry = entry_of(fd);
+  return LIKELY(!entry) ? REAL(recvfrom)(fd, data, size, flags, address, length)
+                        : mn_hook_recvfrom(entry, fd, data, size, flags, address, length);
+}
+
+EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
+  void *entry = entry_of(fd);
+  return LIKELY(!entry) ? REAL(recvmsg)(fd, message, flags) : mn_hook_recvmsg(entry, fd, (void *)message, flags);
+}
+
+EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *timeout) {
+  void *entry = entry_of(fd);
+  return LIKELY(!entry) ? REAL(recvmmsg)(fd, messages, count, flags, timeout)
+                        : mn_hook_recvmmsg(entry, fd, (void *)messages, count, flags, (void *)timeout);
+}
+
+// A zero-byte read of a datagram socket takes nothing from its queue, unlike a zero-byte recv (read(2)): the kernel answers.
+EXPORT ssize_t read(int fd, void *data, size_t size) {
+  void *entry = entry_of(fd);
+  return LIKELY(!entry) || size == 0 ? REAL(read)(fd, data, size) : mn_hook_recvfrom(entry, fd, data, size, 0, NULL, NULL);
+}
+
+EXPORT ssize_t write(int fd, const void *data, size_t size) {
+  void *entry = entry_of(fd);
+  return LIKELY(!entry) ? REAL(write)(fd, data, size) : mn_hook_sendto(entry, fd, data, size, 0, NULL, 0);
+}
+
+static ssize_t read_vectors(void *entry, int fd, const struct iovec *vectors, int count) {
+  size_t total = 0;
+  for (int i = 0; i < count; i++) total += vectors[i].iov_len;
+  if (count < 0 || count > IOV_MAX || total == 0) return REAL(readv)(fd, vectors, count);
+  struct msghdr message = {.msg_iov = (struct iovec *)vectors, .msg_iovlen = (size_t)count};
+  return mn_hook_recvmsg(entry, fd, (void *)&message, 0);
+}
+static ssize_t write_vectors(void *entry, int fd, const struct iovec *vectors, int count) {
+  if (count < 0 || count > IOV_MAX) return REAL(writev)(fd, vectors, count);
+  struct msghdr message = {.msg_iov = (struct iovec *)vectors, .msg_iovlen = (size_t)count};
+  return mn_hook_sendmsg(entry, fd, (const void *)&message, 0);
+}
+
+EXPORT ssize_t readv(int fd, const struct iovec *vectors, int count) {
+  void *entry = entry_of(fd);
+  return LIKELY(!entry) ? REAL(readv)(fd, vectors, count) : read_vectors(entry, fd, vectors, count);
+}
+EXPORT ssize_t writev(int fd, const struct iovec *vectors, int count) {
+  void *entry = entry_of(fd);
+  return LIKELY(!entry) ? REAL(writev)(fd, vectors, count) : write_vectors(entry, fd, vectors, count);
+}
+// Offset -1 means the current position, the only one that a socket has.
+EXPORT ssize_t preadv2(int fd, const struct iovec *vectors, int count, off_t offset, int flags) {
+  void *entry = entry_of(fd);
+  return LIKELY(!entry || offset != -1 || flags) ? REAL(preadv2)(fd, vectors, count, offset, flags)
+                                                 : read_vectors(entry, fd, vectors, count);
+}
+EXPORT ssize_t pwritev2(int fd, const struct iovec *vectors, int count, off_t offset, int flags) {
+  void *entry = entry_of(fd);
+  return LIKELY(!entry || offset != -1 || flags) ? REAL(pwritev2)(fd, vectors, count, offset, flags)
+                                                 : write_vectors(entry, fd, vectors, count);
+}
+EXPORT ssize_t preadv64v2(int fd, const struct iovec *v, int n, off64_t o, int f) { return preadv2(fd, v, n, o, f); }
+EXPORT ssize_t pwritev64v2(int fd, const struct iovec *v, int n, off64_t o, int f) { return pwritev2(fd, v, n, o, f); }
+
+// The fortified forms: a size beyond the buffer is libc's to abort on.
+EXPORT ssize_t __read_chk(int fd, void *data, size_t size, size_t room) {
+  return LIKELY(!entry_of(fd)) || size > room ? REAL(__read_chk)(fd, data, size, room) : read(fd, data, size);
+}
+EXPORT ssize_t __recv_chk(int fd, void *data, size_t size, size_t room, int flags) {
+  return LIKELY(!entry_of(fd)) || size > room ? REAL(__recv_chk)(fd, data, size, room, flags) : recv(fd, data, size, flags);
+}
+EXPORT ssize_t __recvfrom_chk(int fd, void *data, size_t size, size_t room, int flags, struct sockaddr *address, socklen_t *length) {
+  return LIKELY(!entry_of(fd)) || size > room ? REAL(__recvfrom_chk)(fd, data, size, room, flags, address, length)
+                                              : recvfrom(fd, data, size, flags, address, length);
+}
+
+EXPORT int close(int fd) {
+  void *entry = lookup(fd);
+  if (LIKELY(!entry)) return REAL(close)(fd);
+  if (entry == MN_TABLE_INTERNAL) return errno = EBADF, -1;
+  mn_hook_closing(entry, fd);
+  return REAL(close)(fd);
+}
+
+// The new number may have been anything of ours before: libc or the kernel closed that behind our back.
+static int duplicated(int from, int to) {
+  if (to >= 0 && mn_table_length && to != from) {
+    void *entry = entry_of(from), *old = entry_of(to);
+    if (UNLIKELY(old != NULL)) mn_hook_closing(old, to);
+    if (UNLIKELY(entry != NULL)) mn_hook_duplicated(entry, from, to);
+  }
+  return to;
+}
+EXPORT int dup(int fd) { return duplicated(fd, REAL(dup)(fd)); }
+EXPORT int dup2(int from, int to) {
+  if (UNLIKELY(lookup(to) == MN_TABLE_INTERNAL)) return errno = EBUSY, -1;
+  return duplicated(from, REAL(dup2)(from, to));
+}
+EXPORT int dup3(int from, int to, int flags) {
+  if (UNLIKELY(lookup(to) == MN_TABLE_INTERNAL)) return errno = EBUSY, -1;
+  return duplicated(from, REAL(dup3)(from, to, flags));
+}
+
+// Ranges are closed around the shim's own descriptors.
+EXPORT int close_range(unsigned first, unsigned last, int flags) {
+  if (!mn_table_length || (flags & ~CLOSE_RANGE_UNSHARE) || first > last) return REAL(close_range)(first, last, flags);
+  unsigned begin = first;
+  for (unsigned fd = first; fd <= last && fd < mn_table_length; fd++) {
+    void *entry = lookup((int)fd);
+    if (!entry) continue;
+    if (entry != MN_TABLE_INTERNAL) {
+      mn_hook_closing(entry, (int)fd);
+      continue;
+    }
+    if (begin < fd && REAL(close_range)(begin, fd - 1, flags) != 0) return -1;
+    begin = fd + 1;
+  }
+  return begin <= last ? REAL(close_range)(begin, last, flags) : 0;
+}
+EXPORT void closefrom(int first) {
+  if (!mn_table_length) return REAL(closefrom)(first);
+  (void)close_range(first < 0 ? 0u : (unsigned)first, ~0u, 0);
+}
+
+static int control_descriptor(int (*call)(int, int, ...), int fd, int command, void *argument) {
+  int result = call(fd, command, argument);
+  if (LIKELY(!mn_table_length) || result < 0) return result;
+  if (command == F_DUPFD || command == F_DUPFD_CLOEXEC) return duplicated(fd, result);
+  if (command == F_SETFL) {
+    void *entry = entry_of(fd);
+    if (entry) mn_hook_flags_changed(entry, fd);
+  }
+  return result;
+}
+EXPORT int fcntl(int fd, int command, ...) {
+  va_list list;
+  va_start(list, command);
+  void *argument = va_arg(list, void *);
+  va_end(list);
+  return control_descriptor(&REAL(fcntl), fd, command, argument);
+}
+EXPORT int fcntl64(int fd, int command, ...) {
+  va_list list;
+  va_start(list, command);
+  void *argument = va_arg(list, void *);
+  va_end(list);
+  return control_descriptor(REAL(fcntl64) ? real.fcntl64 : real.fcntl, fd, command, argument);
+}
+EXPORT int ioctl(int fd, unsigned long request, ...) {
+  va_list list;
+  va_start(list, request);
+  void *argument = va_arg(list, void *);
+  va_end(list);
+  void *entry = entry_of(fd);
+  if (LIKELY(!entry)) return REAL(ioctl)(fd, request, argument);
+  if (request == FIONREAD && argument) return mn_hook_fionread(entry, fd, argument);
+  if (request == TIOCOUTQ && argument) return mn_hook_outq(entry, fd, argument);
+  int result = REAL(ioctl)(fd, request, argument);
+  if (request == FIONBIO && result == 0) mn_hook_flags_changed(entry, fd);
+  return result;
+}
+
+EXPORT int getsockopt(int fd, int level, int name, void *value, socklen_t *length) {
+  void *entry = entry_of(fd);
+  return LIKELY(!entry) ? REAL(getsockopt)(fd, level, name, value, length)
+                        : mn_hook_getsockopt(entry, fd, level, name, value, length);
+}
+EXPORT int setsockopt(int fd, int level, int name, const void *value, socklen_t length) {
+  void *entry = entry_of(fd);
+  return LIKELY(!entry) ? REAL(setsockopt)(fd, level, name, value, length)
+                        : mn_hook_setsockopt(entry, fd, level, name, value, length);
+}
+// The shadow's own name is the truth; exported so that the list of intercepted calls is whole.
+EXPORT int getsockname(int fd, struct sockaddr *address, socklen_t *length) { return REAL(getsockname)(fd, address, length); }
+EXPORT int getpeername(int fd, struct sockaddr *address, socklen_t *length) {
+  void *entry = entry_of(fd);
+  return LIKELY(!entry) ? REAL(getpeername)(fd, address, length) : mn_hook_getpeername(entry, fd, address, length);
+}
+EXPORT int shutdown(int fd, int how) {
+  void *entry = entry_of(fd);
+  return LIKELY(!entry) ? REAL(shutdown)(fd, how) : mn_hook_shutdown(entry, fd, how);
+}
+
+static int poll_milliseconds(struct pollfd *entries, nfds_t count, int timeout) {
+  struct mn_timespec limit = {timeout / 1000, timeout % 1000 * 1000000L};
+  return mn_hook_poll((void *)entries, count, timeout < 0 ? NULL : &limit, NULL);
+}
+EXPORT int poll(struct pollfd *entries, nfds_t count, int timeout) {
+  return LIKELY(!mn_offloaded_count) ? REAL(poll)(entries, count, timeout) : poll_milliseconds(entries, count, timeout);
+}
+EXPORT int ppoll(struct pollfd *entries, nfds_t count, const struct timespec *timeout, const sigset_t *mask) {
+  return LIKELY(!mn_offloaded_count) ? REAL(ppoll)(entries, count, timeout, mask)
+                                     : mn_hook_poll((void *)entries, count, (const void *)timeout, mask);
+}
+EXPORT int __poll_chk(struct pollfd *entries, nfds_t count, int timeout, size_t room) {
+  return LIKELY(!mn_offloaded_count) || room / sizeof *entries < count ? REAL(__poll_chk)(entries, count, timeout, room)
+                                                                       : poll_milliseconds(entries, count, timeout);
+}
+EXPORT int __ppoll_chk(struct pollfd *entries, nfds_t count, const struct timespec *timeout, const sigset_t *mask, size_t room) {
+  return LIKELY(!mn_offloaded_count) || room / sizeof *entries < count
+             ? REAL(__ppoll_chk)(entries, count, timeout, mask, room)
+             : mn_hook_poll((void *)entries, count, (const void *)timeout, mask);
+}
+
+EXPORT int select(int count, fd_set *read, fd_set *write, fd_set *except, struct timeval *timeout) {
+  if (LIKELY(!mn_offloaded_count) || (timeout && (timeout->tv_sec < 0 || timeout->tv_usec < 0)))
+    return REAL(select)(count, read, write, except, timeout);
+  struct mn_timespec limit = {0, 0}, remaining = {0, 0};
+  if (timeout) limit = (struct mn_timespec){timeout->tv_sec + timeout->tv_usec / 1000000, timeout->tv_usec % 1000000 * 1000};
+  int result = mn_hook_select(count, read, write, except, timeout ? &limit : NULL, NULL, &remaining);
+  // Linux's select reports the time that was left.
+  if (timeout) *timeout = (struct timeval){remaining.seconds, remaining.nanoseconds / 1000};
+  return result;
+}
+EXPORT int pselect(int count, fd_set *read, fd_set *write, fd_set *except, const struct timespec *timeout, const sigset_t *mask) {
+  if (LIKELY(!mn_offloaded_count)) return REAL(pselect)(count, read, write, except, timeout, mask);
+  struct mn_timespec remaining;
+  return mn_hook_select(count, read, write, except, (const void *)timeout, mask, &remaining);
+}
+
+EXPORT int epoll_ctl(int epfd, int operation, int fd, struct epoll_event *event) {
+  if (LIKELY(!mn_table_length)) return REAL(epoll_ctl)(epfd, operation, fd, event);
+  void *socket = entry_of(fd);
+  return LIKELY(!socket) ? REAL(epoll_ctl)(epfd, operation, fd, event)
+                         : mn_hook_epoll_ctl(entry_of(epfd), socket, epfd, operation, fd, event);
+}
+EXPORT int epoll_wait(int epfd, struct epoll_event *events, int capacity, int timeout) {
+  void *epoll = entry_of(epfd);
+  return LIKELY(!epoll) ? REAL(epoll_wait)(epfd, events, capacity, timeout)
+                        : mn_hook_epoll_wait(epoll, epfd, events, capacity, timeout < 0 ? -1 : timeout * 1000000LL, NULL);
+}
+EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask) {
+  void *epoll = entry_of(epfd);
+  return LIKELY(!epoll) ? REAL(epoll_pwait)(epfd, events, capacity, timeout, mask)
+                        : mn_hook_epoll_wait(epoll, epfd, events, capacity, timeout < 0 ? -1 : timeout * 1000000LL, mask);
+}
+EXPORT int epoll_pwait2(int epfd, struct epoll_event *events, int capacity, const struct timespec *timeout, const sigset_t *mask) {
+  void *epoll = entry_of(epfd);
+  if (LIKELY(!epoll) || (timeout && ((uint64_t)timeout->tv_nsec >= 1000000000u || timeout->tv_sec < 0)))
+    return REAL(epoll_pwait2)(epfd, events, capacity, timeout, mask);
+  // Beyond about 290 years the nanoseconds would not fit: for ever.
+  int64_t limit = !timeout || timeout->tv_sec > INT64_MAX / 1000000000 - 1 ? -1 : timeout->tv_sec * 1000000000 + timeout->tv_nsec;
+  return mn_hook_epoll_wait(epoll, epfd, events, capacity, limit, mask);
+}
+
+// libuv, some runtimes and test suites name these calls by number.
+EXPORT long syscall(long number, ...) {
+  va_list list;
+  va_start(list, number);
+  long a = va_arg(list, long), b = va_arg(list, long), c = va_arg(list, long), d = va_arg(list, long), e = va_arg(list, long),
+       f = va_arg(list, long);
+  va_end(list);
+  if (LIKELY(!mn_table_length)) return REAL(syscall)(number, a, b, c, d, e, f);
+  switch (number) {
+  case SYS_socket: return socket((int)a, (int)b, (int)c);
+  case SYS_bind: return bind((int)a, (void *)b, (socklen_t)c);
+  case SYS_connect: return connect((int)a, (void *)b, (socklen_t)c);
+  case SYS_sendto: return sendto((int)a, (void *)b, (size_t)c, (int)d, (void *)e, (socklen_t)f);
+  case SYS_sendmsg: return sendmsg((int)a, (void *)b, (int)c);
+  case SYS_sendmmsg: return sendmmsg((int)a, (void *)b, (unsigned)c, (int)d);
+  case SYS_recvfrom: return recvfrom((int)a, (void *)b, (size_t)c, (int)d, (void *)e, (void *)f);
+  case SYS_recvmsg: return recvmsg((int)a, (void *)b, (int)c);
+  case SYS_recvmmsg: return recvmmsg((int)a, (void *)b, (unsigned)c, (int)d, (void *)e);
+  case SYS_read: return read((int)a, (void *)b, (size_t)c);
+  case SYS_write: return write((int)a, (void *)b, (size_t)c);
+  case SYS_readv: return readv((int)a, (void *)b, (int)c);
+  case SYS_writev: return writev((int)a, (void *)b, (int)c);
+  case SYS_close: return close((int)a);
+  case SYS_dup: return dup((int)a);
+  case SYS_dup3: return dup3((int)a, (int)b, (int)c);
+  case SYS_close_range: return close_range((unsigned)a, (unsigned)b, (int)c);
+  case SYS_getsockopt: return getsockopt((int)a, (int)b, (int)c, (void *)d, (void *)e);
+  case SYS_setsockopt: return setsockopt((int)a, (int)b, (int)c, (void *)d, (socklen_t)e);
+  case SYS_getpeername: return getpeername((int)a, (void *)b, (void *)c);
+  case SYS_shutdown: return shutdown((int)a, (int)b);
+  case SYS_epoll_ctl: return epoll_ctl((int)a, (int)b, (int)c, (void *)d);
+  case SYS_epoll_pwait: return epoll_pwait((int)a, (void *)b, (int)c, (int)d, (void *)e);
+#ifdef SYS_epoll_wait
+  case SYS_epoll_wait: return epoll_wait((int)a, (void *)b, (int)c, (int)d);
+#endif
+#ifdef SYS_poll
+  case SYS_poll: return poll((void *)a, (nfds_t)b, (int)c);
+#endif
+#ifdef SYS_dup2
+  case SYS_dup2: return dup2((int)a, (int)b);
+#endif
+  default: return REAL(syscall)(number, a, b, c, d, e, f);
+  }
+}

@@ -35,7 +35,7 @@
 #define MN_CHANNELS_PER_PROCESS_MAX 64u
 #define MN_PROGRAM_MAX 64u
 #define MN_DATAGRAM_MAX 65507u /* RFC 768 over RFC 791: 65,535 - 20 - 8 */
-#define MN_RING_MIN 131072u    /* one record of MN_DATAGRAM_MAX and a pad must fit at any offset */
+#define MN_RING_MIN 262144u    /* a record of MN_DATAGRAM_MAX and the pad before it take up to 131,136 */
 #define MN_RING_MAX 67108864u
 
 // ---------------------------------------------------------------------------------------------- addresses and rules

@@ -1,1 +1,190 @@
-#pragma once
+// Between libc's callers and the Swift half of the shim. The trampoline file holds everything that needs C: exported
+// names with variadic prototypes, symbol resolution, errno, thread ids, system calls that leave errno alone.
+//
+// Types of libc that the Swift half touches are mirrored here under our own names, so that the Embedded Swift module
+// imports no system header; trampoline.c asserts that each mirror has the original's layout and each constant its value.
+#ifndef MACHNET_TRAMPOLINE_H
+#define MACHNET_TRAMPOLINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "machnet_abi.h"
+
+// ------------------------------------------------------------------------------------------------------ mirrors
+
+struct mn_iovec {
+  void *base;
+  size_t length;
+};
+
+struct mn_msghdr {
+  void *name;
+  uint32_t name_length;
+  struct mn_iovec *vectors;
+  size_t vector_count;
+  void *control;
+  size_t control_length;
+  int32_t flags;
+};
+
+struct mn_mmsghdr {
+  struct mn_msghdr header;
+  uint32_t length;
+};
+
+struct mn_cmsghdr {
+  size_t length;
+  int32_t level, type;
+};
+
+struct mn_timespec {
+  int64_t seconds, nanoseconds;
+};
+
+struct mn_pollfd {
+  int32_t descriptor;
+  int16_t events, returned;
+};
+
+enum {
+  MN_AF_UNSPEC = 0, MN_AF_INET = 2, MN_AF_INET6 = 10,
+  MN_SOCK_DGRAM = 2, MN_SOCK_TYPE_MASK = 0xf, MN_SOCK_NONBLOCK = 04000, MN_SOCK_CLOEXEC = 02000000,
+  MN_IPPROTO_IP = 0, MN_IPPROTO_UDP = 17, MN_IPPROTO_IPV6 = 41,
+  MN_MSG_PEEK = 0x2, MN_MSG_DONTROUTE = 0x4, MN_MSG_CTRUNC = 0x8, MN_MSG_TRUNC = 0x20, MN_MSG_DONTWAIT = 0x40, MN_MSG_WAITALL = 0x100,
+  MN_MSG_CONFIRM = 0x800, MN_MSG_ERRQUEUE = 0x2000, MN_MSG_NOSIGNAL = 0x4000, MN_MSG_WAITFORONE = 0x10000,
+  MN_MSG_CMSG_CLOEXEC = 0x40000000,
+  MN_SOL_SOCKET = 1, MN_SO_ERROR = 4, MN_SO_REUSEPORT = 15, MN_SO_RCVTIMEO = 20, MN_SO_SNDTIMEO = 21,
+  MN_SO_DOMAIN = 39, MN_SO_TYPE = 3, MN_SO_PROTOCOL = 38, MN_SO_TIMESTAMP = 29, MN_SO_TIMESTAMPNS = 35, MN_SO_RXQ_OVFL = 40,
+  MN_IP_TOS = 1, MN_IP_TTL = 2, MN_IP_PKTINFO = 8, MN_IP_MTU_DISCOVER = 10, MN_IP_RECVTTL = 12, MN_IP_RECVTOS = 13,
+  MN_IP_FREEBIND = 15, MN_IPV6_V6ONLY = 26, MN_IPV6_RECVPKTINFO = 49, MN_IPV6_PKTINFO = 50, MN_UDP_SEGMENT = 103, MN_UDP_GRO = 104,
+  MN_IP_PMTUDISC_DO = 2,
+  MN_EPERM = 1, MN_EINTR = 4, MN_EIO = 5, MN_EBADF = 9, MN_EAGAIN = 11, MN_ENOMEM = 12, MN_EFAULT = 14, MN_EINVAL = 22, MN_EPIPE = 32,
+  MN_EDESTADDRREQ = 89, MN_EMSGSIZE = 90, MN_ENETDOWN = 100, MN_ENOTCONN = 107, MN_ETIMEDOUT = 110, MN_ECONNREFUSED = 111,
+  MN_EAFNOSUPPORT = 97, MN_ENETUNREACH = 101, MN_EISCONN = 106,
+  MN_F_DUPFD = 0, MN_F_GETFL = 3, MN_F_SETFL = 4, MN_F_DUPFD_CLOEXEC = 1030, MN_O_NONBLOCK = 04000,
+  MN_FIONREAD = 0x541B, MN_FIONBIO = 0x5421, MN_TIOCOUTQ = 0x5411,
+  MN_POLLIN = 1, MN_POLLPRI = 2, MN_POLLOUT = 4, MN_POLLERR = 8, MN_POLLHUP = 16, MN_POLLNVAL = 32, MN_POLLRDNORM = 64,
+  MN_POLLWRNORM = 256,
+  MN_EPOLLEXCLUSIVE = 1 << 28, MN_EPOLLONESHOT = 1 << 30, MN_EPOLL_CTL_ADD = 1, MN_EPOLL_CTL_DEL = 2, MN_EPOLL_CTL_MOD = 3,
+  MN_SHUT_RD = 0, MN_SHUT_WR = 1, MN_SHUT_RDWR = 2,
+};
+#define MN_EPOLLET 0x80000000u
+
+// ------------------------------------------------------------------------------------------- the descriptor table
+
+/// What a descriptor of this process is to the shim. NULL: nothing of ours, the kernel's business alone.
+extern void **mn_table;
+/// Length of mn_table; 0 until the shim is awake, so that a sleeping shim costs one comparison.
+extern uint32_t mn_table_length;
+/// How many sockets of this process have an endpoint: 0 lets poll and select pass at once.
+extern uint32_t mn_offloaded_count;
+/// The process's state, owned by the Swift half.
+extern void *mn_process;
+
+/// Marks descriptors of the shim's own (control connection, eventfds): the program cannot close them.
+#define MN_TABLE_INTERNAL ((void *)(uintptr_t)1)
+
+// Swift cannot take these globals concurrently-safely by name; it goes through accessors.
+static inline void *mn_process_get(void) { return mn_process; }
+static inline void mn_process_set(void *process) { mn_process = process; }
+static inline void *mn_table_get(int32_t fd) {
+  return (uint32_t)fd < mn_table_length ? __atomic_load_n(&mn_table[fd], __ATOMIC_ACQUIRE) : NULL;
+}
+static inline bool mn_table_is_internal(int32_t fd) { return mn_table_get(fd) == MN_TABLE_INTERNAL; }
+static inline bool mn_table_set(int32_t fd, void *entry) {
+  if ((uint32_t)fd >= mn_table_length) return false;
+  __atomic_store_n(&mn_table[fd], entry, __ATOMIC_RELEASE);
+  return true;
+}
+static inline void mn_table_set_internal(int32_t fd) { mn_table_set(fd, MN_TABLE_INTERNAL); }
+static inline uint32_t mn_table_size(void) { return mn_table_length; }
+static inline void mn_table_open(void **table, uint32_t length) {
+  mn_table = table;
+  __atomic_store_n(&mn_table_length, length, __ATOMIC_RELEASE);
+}
+static inline void mn_offloaded_add(int32_t change) { __atomic_fetch_add(&mn_offloaded_count, (uint32_t)change, __ATOMIC_RELAXED); }
+
+// ------------------------------------------------------------------------------------------------- the real calls
+
+int32_t mn_get_errno(void);
+void mn_set_errno(int32_t value);
+/// This thread's kernel id, cached in initial-exec TLS.
+uint32_t mn_thread_id(void);
+void mn_thread_id_forget(void);
+
+// libc's own implementations (errno, cancellation points and all), found by RTLD_NEXT.
+int32_t mn_real_socket(int32_t domain, int32_t type, int32_t protocol);
+int32_t mn_real_close(int32_t fd);
+int32_t mn_real_bind(int32_t fd, const void *address, uint32_t length);
+int32_t mn_real_connect(int32_t fd, const void *address, uint32_t length);
+int64_t mn_real_sendto(int32_t fd, const void *data, size_t size, int32_t flags, const void *address, uint32_t length);
+int64_t mn_real_sendmsg(int32_t fd, const struct mn_msghdr *message, int32_t flags);
+int64_t mn_real_recvfrom(int32_t fd, void *data, size_t size, int32_t flags, void *address, uint32_t *length);
+int64_t mn_real_recvmsg(int32_t fd, struct mn_msghdr *message, int32_t flags);
+int32_t mn_real_getsockopt(int32_t fd, int32_t level, int32_t name, void *value, uint32_t *length);
+int32_t mn_real_setsockopt(int32_t fd, int32_t level, int32_t name, const void *value, uint32_t length);
+int32_t mn_real_getsockname(int32_t fd, void *address, uint32_t *length);
+int32_t mn_real_getpeername(int32_t fd, void *address, uint32_t *length);
+int32_t mn_real_shutdown(int32_t fd, int32_t how);
+int32_t mn_real_fcntl(int32_t fd, int32_t command, int64_t argument);
+int32_t mn_real_ioctl(int32_t fd, uint64_t request, void *argument);
+int32_t mn_real_ppoll(struct mn_pollfd *entries, uint64_t count, const struct mn_timespec *timeout, const void *mask);
+int32_t mn_real_pselect(int32_t count, void *read, void *write, void *except, const struct mn_timespec *timeout, const void *mask);
+int32_t mn_real_epoll_ctl(int32_t epfd, int32_t operation, int32_t fd, void *event);
+/// timeout in ns, negative: for ever. Falls back to millisecond waits on kernels before 5.11.
+int32_t mn_real_epoll_wait(int32_t epfd, void *events, int32_t capacity, int64_t timeout, const void *mask);
+
+// System calls that leave errno alone and are no cancellation points; negative errno on failure.
+int64_t mn_sys_recvfrom(int32_t fd, void *data, size_t size, int32_t flags, void *address, uint32_t *length);
+int64_t mn_sys_recvmsg(int32_t fd, struct mn_msghdr *message, int32_t flags);
+int64_t mn_sys_sendmsg(int32_t fd, const struct mn_msghdr *message, int32_t flags);
+int64_t mn_sys_read(int32_t fd, void *data, size_t size);
+int64_t mn_sys_write(int32_t fd, const void *data, size_t size);
+int32_t mn_sys_close(int32_t fd);
+int32_t mn_sys_fcntl(int32_t fd, int32_t command, int64_t argument);
+int32_t mn_sys_getsockopt(int32_t fd, int32_t level, int32_t name, void *value, uint32_t *length);
+int32_t mn_sys_setsockopt(int32_t fd, int32_t level, int32_t name, const void *value, uint32_t length);
+int32_t mn_sys_getsockname(int32_t fd, void *address, uint32_t *length);
+int32_t mn_sys_getpeername(int32_t fd, void *address, uint32_t *length);
+int32_t mn_sys_bind(int32_t fd, const void *address, uint32_t length);
+int32_t mn_sys_ppoll(struct mn_pollfd *entries, uint64_t count, const struct mn_timespec *timeout, const void *mask);
+int32_t mn_sys_epoll_ctl(int32_t epfd, int32_t operation, int32_t fd, void *event);
+int32_t mn_sys_yield(void);
+/// Blocks every signal that may be blocked without hiding a fault; the old mask (8 bytes) goes to `old`.
+void mn_sys_signals_block(void *old);
+void mn_sys_signals_restore(const void *old);
+/// Whether an interrupted call is to go on: every handler that this process has installed says SA_RESTART.
+bool mn_sys_signals_restart(void);
+/// Whether the thread `tid` of this process, or of a process that shares the channel, is gone.
+bool mn_sys_thread_is_gone(uint32_t tid);
+/// Anonymous memory, zeroed, never returned by accident to a malloc; NULL on failure.
+void *mn_sys_map(size_t size);
+void *mn_sys_map_shared(int32_t fd, size_t size, bool writable);
+void mn_sys_unmap(void *base, size_t size);
+uint64_t mn_sys_nanoseconds(void); /* CLOCK_MONOTONIC */
+/// Limit of descriptor numbers: the hard RLIMIT_NOFILE, at most 2^20 (fs.nr_open's default).
+uint32_t mn_sys_descriptor_limit(void);
+uint32_t mn_sys_descriptor_soft_limit(void);
+/// Connects a SOCK_SEQPACKET socket to `path`; close-on-exec; negative errno on failure.
+int32_t mn_sys_connect_control(const char *path);
+/// The value of an environment variable; NULL in a secure-execution process (setuid) or when unset.
+const char *mn_environment(const char *name);
+/// File name of the executable, and the name it was called by; NUL-terminated in buffers of MN_PROGRAM_MAX bytes.
+void mn_program_names(char *executable, char *called);
+
+/// Copies payload; memcpy of libc (an ifunc, resolved eagerly by -z now).
+void mn_copy(void *to, const void *from, size_t size);
+
+/// One line to stderr when `level` is enabled by MACHNET_LOG (1 error, 2 info, 3 debug); async-signal-safe.
+void mn_log(int32_t level, const char *text, int64_t a, int64_t b);
+bool mn_log_enabled(int32_t level);
+
+// epoll_event is packed on x86-64 only; its fields go through these.
+size_t mn_epoll_event_size(void);
+static inline void *mn_epoll_event_at(void *events, int32_t index) { return (char *)events + (size_t)index * mn_epoll_event_size(); }
+void mn_epoll_event_get(const void *event, uint32_t *bits, uint64_t *data);
+void mn_epoll_event_set(void *event, uint32_t bits, uint64_t data);
+
+#endif

@@ -1,0 +1,260 @@
+"""A place to run programs in: a directory, processes, network namespaces and daemons, all gone when it closes.
+
+Namespaces and directories carry the owner's pid in their names, so that what a killed owner left behind is found and
+removed by the next one.
+"""
+
+import ctypes
+import glob
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+PREFIX = "machnet-lab-"
+SERVER_ADDRESS, CLIENT_ADDRESS = "10.77.0.1", "10.77.0.2"
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Failure(Exception):
+    """Something that the person at the terminal should read; no traceback."""
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def alive(pid):
+    return os.path.exists(f"/proc/{pid}")
+
+
+def sweep():
+    """Removes what labs of dead owners left."""
+    for directory in glob.glob(os.path.join(tempfile.gettempdir(), PREFIX + "*")):
+        owner = os.path.basename(directory)[len(PREFIX):].split("-")[0]
+        if owner.isdigit() and not alive(owner):
+            shutil.rmtree(directory, ignore_errors=True)
+    for path in glob.glob(f"/run/netns/{PREFIX}*"):
+        name = os.path.basename(path)
+        owner = name[len(PREFIX):].split("-")[0]
+        if owner.isdigit() and not alive(owner):
+            subprocess.run(["ip", "netns", "del", name], check=False)
+
+
+def binaries():
+    """The directory of the release build, built if it is not there."""
+    directory = os.environ.get("MACHNET_BIN", os.path.join(ROOT, ".build/release"))
+    wanted = ["machnetd", "machnet", "libmachnet-preload.so"]
+    if not all(os.path.exists(os.path.join(directory, name)) for name in wanted):
+        say("building (swift build -c release)")
+        if subprocess.run(["swift", "build", "-c", "release"], cwd=ROOT, stdout=sys.stderr).returncode != 0:
+            raise Failure("swift build -c release failed")
+    return directory
+
+
+def compile_c(name):
+    """Tests/Programs/NAME.c, compiled once per version of its source."""
+    source = os.path.join(ROOT, "Tests/Programs", name + ".c")
+    target = os.path.join(ROOT, ".build/programs", name)
+    if not os.path.exists(target) or os.path.getmtime(target) < os.path.getmtime(source):
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        subprocess.run(["cc", "-O2", "-o", target, source], check=True)
+    return target
+
+
+class Process:
+    """A program that runs in a group of its own, with its output in files."""
+
+    def __init__(self, lab, name, argv):
+        self.name, self.argv = name, argv
+        base = os.path.join(lab.directory, f"{len(lab.processes)}-{name}")
+        self.out_path, self.err_path = base + ".out", base + ".err"
+
+        def prepare():
+            _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a killed script leaves no program behind
+
+        with open(self.out_path, "wb") as out, open(self.err_path, "wb") as err:
+            self.popen = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=lab.directory, start_new_session=True,
+                preexec_fn=prepare)
+        self.pid = self.popen.pid
+
+    def out(self):
+        with open(self.out_path, errors="replace") as file:
+            return file.read()
+
+    def err(self):
+        with open(self.err_path, errors="replace") as file:
+            return file.read()
+
+    def wait(self, seconds):
+        try:
+            return self.popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise Failure(f"{self.name} did not end within {seconds:.0f} s\n{self.story()}") from None
+
+    def stop(self, sign=signal.SIGINT, seconds=5):
+        """Asks the program to end; whatever of its group is left is killed."""
+        if self.popen.poll() is None:
+            os.kill(self.pid, sign)
+            try:
+                self.popen.wait(seconds)
+            except subprocess.TimeoutExpired:
+                say(f"{self.name} did not end on {signal.Signals(sign).name}: killed")
+        self.kill()
+        return self.popen.returncode
+
+    def kill(self):
+        # The group is ours alone (start_new_session), and its leader is unreaped or just reaped.
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+        self.popen.wait()
+
+    def story(self):
+        tail = (self.out() + self.err()).strip().splitlines()[-15:]
+        return "\n".join(["  command: " + " ".join(self.argv), *("  | " + line for line in tail)])
+
+
+class Daemon:
+    """A machnetd with a generated config."""
+
+    def __init__(self, lab, name, flows, engine_cpus, interface=None, namespace=None, polling="adaptive", extra=""):
+        self.lab, self.namespace = lab, namespace
+        self.config = os.path.join(lab.directory, name + ".yaml")
+        self.socket = os.path.join(lab.directory, name + ".sock")
+        lines = []
+        if interface:
+            lines += ["interfaces:", f"  - name: {name}", f"    address: {interface['address']}/24",
+                      f"    device: {{ vdev: \"{interface['vdev']}\" }}", "    queues: 1"]
+        lines += ["engine:", f"  cpus: [{', '.join(map(str, engine_cpus))}]", f"  polling: {polling}"]
+        lines += [extra] if extra else []
+        lines += [f"control: {{ socket: {self.socket} }}", "flows:"]
+        lines += [f"  - {{ match: {{ {flow} }}, path: machnet, transport: udp }}" for flow in flows]
+        with open(self.config, "w") as file:
+            file.write("\n".join(lines) + "\n")
+        self.process = lab.spawn("machnetd-" + name, [lab.tool("machnetd"), "--config", self.config],
+                                 namespace=namespace)
+
+    def wait_ready(self, seconds=20):
+        deadline = time.monotonic() + seconds
+        while not os.path.exists(self.socket) or self.status(quietly=True) is None:
+            if self.process.popen.poll() is not None:
+                raise Failure(f"machnetd ended at start\n{self.process.story()}")
+            if time.monotonic() > deadline:
+                raise Failure(f"machnetd is not ready after {seconds} s\n{self.process.story()}")
+            time.sleep(0.02)
+
+    def run(self, argv):
+        """The command line that runs a program under the preload."""
+        return [self.lab.tool("machnet"), "run", "--config", self.config, "--", *argv]
+
+    def status(self, quietly=False):
+        done = subprocess.run([self.lab.tool("machnet"), "status", "--config", self.config, "--json"],
+                              capture_output=True, text=True, timeout=10, check=False)
+        if done.returncode != 0:
+            if quietly:
+                return None
+            raise Failure(f"machnet status failed: {done.stderr.strip()}")
+        return json.loads(done.stdout)
+
+    def carried(self, program):
+        """Datagrams that the engine and the kernel carried for a program's sockets, both directions."""
+        engine = kernel = 0
+        for socket in self.status().get("sockets", []):
+            if socket["program"].startswith(program[:15]):
+                engine += sum(socket["engine"][way]["datagrams"] for way in ("tx", "rx"))
+                kernel += sum(socket["kernel"][way]["datagrams"] for way in ("tx", "rx"))
+        return engine, kernel
+
+
+class Lab:
+    def __init__(self):
+        self.directory = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")
+        os.chmod(self.directory, 0o755)  # servers that drop their privileges read their files here
+        self.processes, self.namespaces, self.bin = [], [], None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        for process in reversed(self.processes):
+            process.stop(signal.SIGTERM, 3) if "machnetd" in process.name else process.kill()
+        for name in self.namespaces:
+            subprocess.run(["ip", "netns", "del", name], check=False, stderr=subprocess.DEVNULL)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def tool(self, name):
+        self.bin = self.bin or binaries()
+        return os.path.join(self.bin, name)
+
+    def spawn(self, name, argv, cpus=None, namespace=None):
+        """Starts a program; its pid is that of the returned process (ip, taskset and machnet run all exec)."""
+        if cpus is not None:
+            argv = ["taskset", "-c", ",".join(map(str, cpus)), *argv]
+        if namespace:
+            argv = ["ip", "netns", "exec", namespace, *argv]
+        process = Process(self, name, argv)
+        self.processes.append(process)
+        return process
+
+    def wait_bound(self, process, port, protocol="udp", seconds=15):
+        """Until some socket of the process's namespace is bound to the port."""
+        deadline, wanted = time.monotonic() + seconds, f":{port:04X} "
+        while True:
+            for table in (protocol, protocol + "6"):
+                try:
+                    with open(f"/proc/{process.pid}/net/{table}") as file:
+                        if any(wanted in line[:line.index(":", 20) + 6] for line in file.readlines()[1:]):
+                            return
+                except (OSError, ValueError):
+                    pass
+            if process.popen.poll() is not None:
+                raise Failure(f"{process.name} ended before it was ready\n{process.story()}")
+            if time.monotonic() > deadline:
+                raise Failure(f"{process.name} is not bound to port {port} after {seconds} s\n{process.story()}")
+            time.sleep(0.01)
+
+    def ip(self, *arguments):
+        done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise Failure(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+
+    def namespace(self, name):
+        if os.geteuid() != 0:
+            raise Failure("this topology needs root: it makes network namespaces")
+        full = f"{PREFIX}{os.getpid()}-{name}"
+        self.ip("netns", "add", full)
+        self.namespaces.append(full)
+        self.ip("-n", full, "link", "set", "lo", "up")
+        return full
+
+    def veth(self, addresses=(SERVER_ADDRESS, CLIENT_ADDRESS)):
+        """Two namespaces joined by a veth, `veth0` in each; an address of None leaves that end to an engine."""
+        ends = self.namespace("a"), self.namespace("b")
+        self.ip("-n", ends[0], "link", "add", "veth0", "type", "veth", "peer", "name", "veth0", "netns", ends[1])
+        for end, address in zip(ends, addresses):
+            if address:
+                self.ip("-n", end, "addr", "add", address + "/24", "dev", "veth0")
+            self.ip("-n", end, "link", "set", "veth0", "up")
+        return ends
+
+    def whole_frames(self, namespace):
+        """Makes a kernel end send what a wire would carry: checksums filled in, no segment larger than the MTU."""
+        subprocess.run(["ip", "netns", "exec", namespace, "ethtool", "-K", "veth0", "tx", "off", "gso", "off", "tso",
+                        "off", "gro", "off"], check=True, stdout=subprocess.DEVNULL)
+
+    def shut_out_udp(self, namespace):
+        """Leaves UDP on veth0 to the engine and the rest (a program's TCP side channel) to the kernel."""
+        rules = "table inet machnet { chain input { type filter hook input priority 0; iif veth0 meta l4proto udp drop; } }"
+        subprocess.run(["ip", "netns", "exec", namespace, "nft", rules], check=True)

@@ -1,0 +1,185 @@
+"""What is measured: unmodified programs, how they are started, and how their output is read.
+
+A workload's `measure` returns its metrics and how many datagrams must at least have passed the server's socket, which
+is then held against `machnet status`.
+"""
+
+import json
+import os
+import re
+
+from lab import Failure, compile_c
+
+MESSAGE_BYTES = 64
+
+
+def number(pattern, text, what):
+    found = re.search(pattern, text)
+    if not found:
+        raise Failure(f"{what}: no {pattern!r} in its output")
+    return float(found.group(1))
+
+
+class Workload:
+    name = ""
+    program = ""        # the server's, as `machnet status` names it
+    metrics = []        # (metric, unit, better)
+    port = 21111
+    protocol = "udp"    # of the port that says that the server is ready
+    needs_tcp = False   # beside its UDP
+    closes = False      # the server's data socket is gone when the client is
+    polling_option = [] # makes the program poll instead of sleep: the kernel's best shot
+
+    def prepare(self, lab, address):
+        pass
+
+
+class SockperfPingPong(Workload):
+    name, program = "sockperf-pp", "sockperf"
+    # sockperf prints half of the round trip as the latency; so do we.
+    metrics = [("p50 RTT/2", "us", "lower"), ("p99 RTT/2", "us", "lower")]
+    polling_option = ["--nonblocked"]
+
+    def server(self, address):
+        return ["sockperf", "server", "-i", address, "-p", str(self.port)]
+
+    def client(self, address, seconds):
+        return ["sockperf", "ping-pong", "-i", address, "-p", str(self.port), "-m", str(MESSAGE_BYTES), "-t",
+                str(seconds)]
+
+    def measure(self, client, server, seconds):
+        p50 = number(r"percentile 50\.000 = +([\d.]+)", client, "sockperf")
+        p99 = number(r"percentile 99\.000 = +([\d.]+)", client, "sockperf")
+        received = number(r"\[Total Run\].*ReceivedMessages=(\d+)", client, "sockperf")
+        return {"p50 RTT/2": p50, "p99 RTT/2": p99}, received
+
+
+class SockperfThroughput(SockperfPingPong):
+    name = "sockperf-tp"
+    # Delivered, not sent: the count is the receiving program's own, over the time that the sender sent.
+    metrics = [("delivered", "datagrams/s", "higher")]
+    polling_option = []
+
+    def client(self, address, seconds):
+        return ["sockperf", "throughput", "-i", address, "-p", str(self.port), "-m", str(MESSAGE_BYTES), "-t",
+                str(seconds)]
+
+    def measure(self, client, server, seconds):
+        took = number(r"messages sent in ([\d.]+) sec", client, "sockperf")
+        received = number(r"Total (\d+) messages received", server, "sockperf server")
+        return {"delivered": received / took}, received
+
+
+class Iperf3(Workload):
+    name, program, port, protocol = "iperf3", "iperf3", 25201, "tcp"
+    needs_tcp = closes = True
+    metrics = [("delivered", "Mbit/s", "higher")]
+
+    def server(self, address):
+        return ["iperf3", "-s", "-1", "-J", "-B", address, "-p", str(self.port)]
+
+    def client(self, address, seconds):
+        # 1448 bytes fit a frame, so the topologies can be compared; -b 0 is as fast as it goes.
+        return ["iperf3", "-c", address, "-p", str(self.port), "-u", "-b", "0", "-l", "1448", "-t", str(seconds), "-J"]
+
+    def measure(self, client, server, seconds):
+        report = json.loads(client)
+        if "error" in report:
+            raise Failure("iperf3: " + report["error"])
+        end = report["end"]["sum"]
+        arrived = end["packets"] - end["lost_packets"]
+        return {"delivered": arrived * 1448 * 8 / end["seconds"] / 1e6}, arrived
+
+
+class Memcached(Workload):
+    name, program, port = "memcached", "memcached", 21211
+    metrics = [("gets", "1/s", "higher")]
+
+    def server(self, address):
+        return ["memcached", "-U", str(self.port), "-p", "0", "-l", address, "-t", "1", "-u", "root"]
+
+    def client(self, address, seconds):
+        return [compile_c("memcached-udp-load"), address, str(self.port), str(seconds)]
+
+    def measure(self, client, server, seconds):
+        gets = number(r"gets=(\d+)", client, "memcached-udp-load")
+        return {"gets": number(r"rate=([\d.]+)", client, "memcached-udp-load")}, gets
+
+
+class Nsd(Workload):
+    name, program, port = "nsd", "nsd", 25353
+    metrics = [("queries", "1/s", "higher")]
+
+    def prepare(self, lab, address):
+        self.directory = lab.directory
+        hosts = "\n".join(f"host{i} A 192.0.2.{i}" for i in range(100))
+        self._write("zone", f"$ORIGIN example.\n$TTL 3600\n@ SOA ns admin 1 3600 600 86400 60\n@ NS ns\nns A 192.0.2.200\n{hosts}\n")
+        self._write("queries", "".join(f"host{i}.example A\n" for i in range(100)))
+        self._write("nsd.conf", f"""server:
+  ip-address: {address}@{self.port}
+  server-count: 1
+  username: ""
+  zonesdir: "{lab.directory}"
+  database: ""
+  pidfile: "{lab.directory}/nsd.pid"
+  zonelistfile: "{lab.directory}/zone.list"
+  xfrdfile: "{lab.directory}/xfrd.state"
+  xfrdir: "{lab.directory}"
+  verbosity: 0
+remote-control:
+  control-enable: no
+zone:
+  name: example
+  zonefile: zone
+""")
+
+    def _write(self, name, text):
+        with open(os.path.join(self.directory, name), "w") as file:
+            file.write(text)
+
+    def server(self, address):
+        return ["nsd", "-d", "-c", os.path.join(self.directory, "nsd.conf")]
+
+    def client(self, address, seconds):
+        return ["dnsperf", "-s", address, "-p", str(self.port), "-d", os.path.join(self.directory, "queries"), "-l",
+                str(seconds), "-c", "1", "-T", "1", "-q", "64"]
+
+    def measure(self, client, server, seconds):
+        completed = number(r"Queries completed: +(\d+)", client, "dnsperf")
+        if not re.search(r"NOERROR \d+ \(100\.00%\)", client):
+            raise Failure("dnsperf: an answer was not NOERROR")
+        return {"queries": number(r"Queries per second: +([\d.]+)", client, "dnsperf")}, completed
+
+
+class Custom(Workload):
+    """A server and a client from the command line. {address}, {port} and {seconds} are filled in."""
+
+    name = "custom"
+
+    def __init__(self, server, client, port, metric):
+        self._server, self._client, self.port = server, client, port
+        self.program = os.path.basename(server.split()[0])
+        try:
+            name, unit, better, self.pattern = (metric or "run time:s:lower:").split(":", 3)
+        except ValueError:
+            raise Failure("--metric wants NAME:UNIT:lower|higher:REGEX") from None
+        if better not in ("lower", "higher"):
+            raise Failure("--metric: the third part is `lower` or `higher`")
+        self.metrics = [(name, unit, better)]
+
+    def _fill(self, command, address, seconds=""):
+        import shlex
+        return [word.format(address=address, port=self.port, seconds=seconds) for word in shlex.split(command)]
+
+    def server(self, address):
+        return self._fill(self._server, address)
+
+    def client(self, address, seconds):
+        return self._fill(self._client, address, seconds)
+
+    def measure(self, client, server, seconds):
+        value = number(self.pattern, client, "the client") if self.pattern else seconds
+        return {self.metrics[0][0]: value}, 1
+
+
+BUILT_IN = {workload.name: workload for workload in (SockperfPingPong, SockperfThroughput, Iperf3, Memcached, Nsd)}

@@ -1,0 +1,486 @@
+public import CMachnetABI
+public import CTrampoline
+import ShimChannel
+
+/// One registration of one of our sockets in one of the program's epolls.
+///
+/// The program's epfd stays a kernel epfd. It holds the shadow with the program's own event, and beside it the
+/// endpoint's eventfd with a tag that leads here. So even a wait that is not intercepted (an outer epoll, a poll on the
+/// epfd) wakes up; the intercepted wait turns the tag into the program's event, or drops it when it is stale.
+@safe
+struct Watch {
+  var active: Bool
+  var fd: Int32
+  var socket: SocketPointer
+  var epoll: UnsafeMutablePointer<Epoll>
+  var events: UInt32
+  var data: UInt64
+  /// `Socket.arrivals` when an edge-triggered watch was last reported.
+  var seen: UInt64
+  /// A one-shot watch that has fired.
+  var disabled: Bool
+  var nextOfSocket: UnsafeMutablePointer<Watch>?
+  var nextFree: UnsafeMutablePointer<Watch>?
+
+  static let tag: UInt64 = 0x4d4e << 48
+  static let tagMask: UInt64 = 0xffff << 48
+
+  var isEdgeTriggered: Bool { events & MN_EPOLLET != 0 }
+}
+
+typealias WatchPointer = UnsafeMutablePointer<Watch>
+
+/// What the shim knows of an epoll that watches at least one of our sockets.
+@safe
+struct Epoll {
+  var kind: UInt32
+  var descriptors: UInt32
+  /// The descriptor by which it was first seen.
+  var epfd: Int32
+  /// Watches on sockets that have an endpoint.
+  var attached: Int32
+  /// Those that were ready lately: looked at without a system call. All others are found through the kernel.
+  var hot: InlineArray<16, UnsafeMutablePointer<Watch>?>
+  var hotNext: Int
+  var turn: UInt32
+  var nextFree: UnsafeMutablePointer<Epoll>?
+}
+
+typealias EpollPointer = UnsafeMutablePointer<Epoll>
+
+/// Pools of watches and epolls: memory that stays what it is, so that a stale tag leads to a watch that says so.
+private nonisolated(unsafe) var freeWatches: WatchPointer? = nil
+private nonisolated(unsafe) var freeEpolls: EpollPointer? = nil
+
+extension Epoll {
+  /// The caller holds the process's lock.
+  static func make(_ epfd: Int32) -> EpollPointer? {
+    let epoll: EpollPointer
+    if let free = unsafe freeEpolls {
+      unsafe freeEpolls = free.pointee.nextFree
+      unsafe epoll = free
+    } else {
+      guard let raw = unsafe mn_sys_map((MemoryLayout<Epoll>.stride + 4095) & ~4095) else { return nil }
+      unsafe epoll = raw.bindMemory(to: Epoll.self, capacity: 1)
+    }
+    unsafe epoll.initialize(
+      to: Epoll(
+        kind: Kind.epoll, descriptors: 1, epfd: epfd, attached: 0, hot: .init(repeating: nil), hotNext: 0, turn: 0, nextFree: nil))
+    if unsafe !mn_table_set(epfd, epoll) {
+      unsafe epoll.pointee.nextFree = freeEpolls
+      unsafe freeEpolls = epoll
+      return nil
+    }
+    return unsafe epoll
+  }
+
+  /// The program closes an epfd. Its watches end with the last descriptor.
+  static func closing(_ epoll: EpollPointer, _ fd: Int32) {
+    guard let process = unsafe process, unsafe Lock.acquire(&process.pointee.lock) else { return }
+    defer { unsafe Lock.release(&process.pointee.lock) }
+    _ = mn_table_set(fd, nil)
+    unsafe epoll.pointee.descriptors &-= 1
+    if unsafe epoll.pointee.descriptors != 0 { return }
+    unsafe process.pointee.sockets.forEach { socket in
+      var at = unsafe socket.pointee.watches
+      while let watch = unsafe at {
+        unsafe at = watch.pointee.nextOfSocket
+        if unsafe watch.pointee.epoll == epoll { unsafe Watch.remove(watch) }
+      }
+    }
+    unsafe epoll.pointee.kind = Kind.free
+    unsafe epoll.pointee.nextFree = freeEpolls
+    unsafe freeEpolls = epoll
+  }
+
+  func isHot(_ watch: WatchPointer) -> Bool {
+    for index in 0..<16 where unsafe hot[index] == watch { return true }
+    return false
+  }
+
+  mutating func warm(_ watch: WatchPointer) {
+    if unsafe isHot(watch) { return }
+    unsafe hot[hotNext & 15] = watch
+    hotNext &+= 1
+  }
+
+  mutating func cool(_ watch: WatchPointer) {
+    for index in 0..<16 where unsafe hot[index] == watch { unsafe hot[index] = nil }
+  }
+}
+
+extension Watch {
+  /// The caller holds the process's lock.
+  static func make(_ socket: SocketPointer, _ epoll: EpollPointer, _ fd: Int32, _ events: UInt32, _ data: UInt64) -> WatchPointer? {
+    if unsafe freeWatches == nil {
+      let count = 64
+      guard let raw = unsafe mn_sys_map(count * MemoryLayout<Watch>.stride) else { return nil }
+      let block = unsafe raw.bindMemory(to: Watch.self, capacity: count)
+      for index in 0..<count {
+        unsafe block[index].nextFree = freeWatches
+        unsafe freeWatches = block + index
+      }
+    }
+    let watch = unsafe freeWatches.unsafelyUnwrapped
+    unsafe freeWatches = watch.pointee.nextFree
+    unsafe watch.initialize(
+      to: Watch(
+        active: true, fd: fd, socket: socket, epoll: epoll, events: events, data: data, seen: 0, disabled: false,
+        nextOfSocket: socket.pointee.watches, nextFree: nil))
+    unsafe socket.pointee.watches = watch
+    if unsafe socket.pointee.isOffloaded { unsafe attach(watch) }
+    return unsafe watch
+  }
+
+  static func find(_ socket: SocketPointer, _ epoll: EpollPointer, _ fd: Int32) -> WatchPointer? {
+    var at = unsafe socket.pointee.watches
+    while let watch = unsafe at {
+      if unsafe watch.pointee.epoll == epoll && watch.pointee.fd == fd { return unsafe watch }
+      unsafe at = watch.pointee.nextOfSocket
+    }
+    return nil
+  }
+
+  /// The eventfd joins the shadow in the kernel's epoll, armed from the start.
+  private static func attach(_ watch: WatchPointer) {
+    let socket = unsafe watch.pointee.socket
+    let epoll = unsafe watch.pointee.epoll
+    let epfd = unsafe descriptor(of: epoll)
+    unsafe withEvent(MN_POLLIN | Int(watch.pointee.events & UInt32(MN_EPOLLEXCLUSIVE)), tag | UInt64(UInt(bitPattern: watch))) {
+      // EEXIST: another descriptor of the same socket is in this epoll; its watch serves both.
+      _ = unsafe mn_sys_epoll_ctl(epfd, Int32(MN_EPOLL_CTL_ADD), socket.pointee.event, $0)
+    }
+    if unsafe epoll.pointee.attached == 0, let process = unsafe process {
+      // The daemon's end must wake the program: a connection that hangs up is always reported.
+      unsafe withEvent(0, tag) {
+        _ = unsafe mn_sys_epoll_ctl(epfd, Int32(MN_EPOLL_CTL_ADD), process.pointee.control, $0)
+      }
+    }
+    // A watch is reported for what is there already, edge-triggered or not.
+    unsafe watch.pointee.seen = Socket.arrivals(socket) &- 1
+    unsafe epoll.pointee.attached += 1
+    unsafe epoll.pointee.warm(watch)
+    if unsafe !Wait.arm(socket, true) {
+      unsafe Wait.signal(socket, Socket.word(socket, Int(MN_OFFSET_ENDPOINT_RX_WAIT)))
+    }
+  }
+
+  /// A socket that epolls watch already has got its endpoint.
+  static func attached(_ socket: SocketPointer) {
+    var at = unsafe socket.pointee.watches
+    while let watch = unsafe at {
+      unsafe attach(watch)
+      unsafe at = watch.pointee.nextOfSocket
+    }
+  }
+
+  /// A socket has lost its engine: the shadow alone is watched.
+  static func lost(_ socket: SocketPointer) {
+    var at = unsafe socket.pointee.watches
+    while let watch = unsafe at {
+      let epoll = unsafe watch.pointee.epoll
+      unsafe epoll.pointee.cool(watch)
+      unsafe epoll.pointee.attached -= 1
+      _ = unsafe mn_sys_epoll_ctl(descriptor(of: epoll), Int32(MN_EPOLL_CTL_DEL), socket.pointee.event, nil)
+      unsafe at = watch.pointee.nextOfSocket
+    }
+  }
+
+  /// The caller holds the process's lock.
+  static func remove(_ watch: WatchPointer) {
+    let socket = unsafe watch.pointee.socket
+    let epoll = unsafe watch.pointee.epoll
+    if unsafe socket.pointee.watches == watch {
+      unsafe socket.pointee.watches = watch.pointee.nextOfSocket
+    } else {
+      var at = unsafe socket.pointee.watches
+      while let other = unsafe at {
+        if unsafe other.pointee.nextOfSocket == watch { unsafe other.pointee.nextOfSocket = watch.pointee.nextOfSocket }
+        unsafe at = other.pointee.nextOfSocket
+      }
+    }
+    unsafe epoll.pointee.cool(watch)
+    if unsafe socket.pointee.isOffloaded {
+      unsafe epoll.pointee.attached -= 1
+      _ = unsafe mn_sys_epoll_ctl(descriptor(of: epoll), Int32(MN_EPOLL_CTL_DEL), socket.pointee.event, nil)
+    }
+    unsafe watch.pointee.active = false
+    unsafe watch.pointee.nextFree = freeWatches
+    unsafe freeWatches = watch
+  }
+
+  /// The program closes `descriptor`; watches made through it end (those made through a dup stay).
+  static func removeAll(_ socket: SocketPointer, descriptor: Int32) {
+    var at = unsafe socket.pointee.watches
+    while let watch = unsafe at {
+      unsafe at = watch.pointee.nextOfSocket
+      if unsafe watch.pointee.fd == descriptor { unsafe remove(watch) }
+    }
+  }
+
+  /// Sends say EAGAIN: the kernel, whose own send buffer is empty, must not report EPOLLOUT meanwhile.
+  static func blockOutput(_ socket: SocketPointer) { unsafe showOutput(socket, false) }
+
+  /// There is room again. Changing the registration makes the kernel report the edge anew.
+  static func unblockOutput(_ socket: SocketPointer) { unsafe showOutput(socket, true) }
+
+  private static func showOutput(_ socket: SocketPointer, _ shown: Bool) {
+    var at = unsafe socket.pointee.watches
+    while let watch = unsafe at {
+      if unsafe watch.pointee.events & UInt32(MN_POLLOUT) != 0 && !watch.pointee.disabled {
+        unsafe withEvent(Int(shown ? watch.pointee.events : watch.pointee.events & ~UInt32(MN_POLLOUT)), watch.pointee.data) {
+          _ = unsafe mn_sys_epoll_ctl(descriptor(of: watch.pointee.epoll), Int32(MN_EPOLL_CTL_MOD), watch.pointee.fd, $0)
+        }
+      }
+      unsafe at = watch.pointee.nextOfSocket
+    }
+  }
+
+  /// A one-shot watch has fired: neither shadow nor eventfd report until it is modified.
+  static func disable(_ watch: WatchPointer) {
+    let epfd = unsafe descriptor(of: watch.pointee.epoll)
+    unsafe watch.pointee.disabled = true
+    unsafe withEvent(0, watch.pointee.data) {
+      _ = unsafe mn_sys_epoll_ctl(epfd, Int32(MN_EPOLL_CTL_MOD), watch.pointee.fd, $0)
+      _ = unsafe mn_sys_epoll_ctl(epfd, Int32(MN_EPOLL_CTL_MOD), watch.pointee.socket.pointee.event, $0)
+    }
+  }
+
+  /// The program modified the registration: armed and reported afresh.
+  static func modify(_ watch: WatchPointer, _ events: UInt32, _ data: UInt64) {
+    unsafe watch.pointee.events = events
+    unsafe watch.pointee.data = data
+    let socket = unsafe watch.pointee.socket
+    guard unsafe socket.pointee.isOffloaded else { return }
+    if unsafe watch.pointee.disabled {
+      unsafe watch.pointee.disabled = false
+      unsafe withEvent(MN_POLLIN, tag | UInt64(UInt(bitPattern: watch))) {
+        _ = unsafe mn_sys_epoll_ctl(descriptor(of: watch.pointee.epoll), Int32(MN_EPOLL_CTL_MOD), socket.pointee.event, $0)
+      }
+    }
+    unsafe watch.pointee.seen = Socket.arrivals(socket) &- 1
+    unsafe watch.pointee.epoll.pointee.warm(watch)
+  }
+
+  private static func withEvent(_ bits: Int, _ data: UInt64, _ body: (UnsafeMutableRawPointer) -> Void) {
+    var event: (UInt64, UInt64) = (0, 0)
+    unsafe withUnsafeMutableBytes(of: &event) {
+      unsafe mn_epoll_event_set($0.baseAddress!, UInt32(truncatingIfNeeded: bits), data)
+      unsafe body($0.baseAddress!)
+    }
+  }
+
+  /// A descriptor by which the kernel knows the epoll.
+  private static func descriptor(of epoll: EpollPointer) -> Int32 { unsafe epoll.pointee.epfd }
+}
+
+@c(mn_hook_epoll_ctl)
+public func epollControl(
+  _ epollEntry: UnsafeMutableRawPointer?, _ entry: UnsafeMutableRawPointer, _ epfd: Int32, _ operation: Int32, _ fd: Int32,
+  _ event: UnsafeMutableRawPointer?
+) -> Int32 {
+  let result = unsafe mn_real_epoll_ctl(epfd, operation, fd, event)
+  guard result == 0, let process = unsafe process, let socket = unsafe Socket.from(entry) else { return result }
+  guard unsafe Lock.acquire(&process.pointee.lock) else { return result }
+  defer { unsafe Lock.release(&process.pointee.lock) }
+  var known: EpollPointer? = nil
+  if let epollEntry = unsafe epollEntry, unsafe epollEntry.load(as: UInt32.self) == Kind.epoll {
+    unsafe known = epollEntry.assumingMemoryBound(to: Epoll.self)
+  }
+  var bits: UInt32 = 0
+  var data: UInt64 = 0
+  if let event = unsafe event { unsafe mn_epoll_event_get(event, &bits, &data) }
+  switch Int(operation) {
+  case MN_EPOLL_CTL_ADD:
+    guard let epoll = unsafe known ?? Epoll.make(epfd) else { return result }
+    _ = unsafe Watch.make(socket, epoll, fd, bits, data)
+  case MN_EPOLL_CTL_MOD:
+    if let epoll = unsafe known, let watch = unsafe Watch.find(socket, epoll, fd) { unsafe Watch.modify(watch, bits, data) }
+  case MN_EPOLL_CTL_DEL:
+    if let epoll = unsafe known, let watch = unsafe Watch.find(socket, epoll, fd) { unsafe Watch.remove(watch) }
+  default:
+    break
+  }
+  return result
+}
+
+/// One epoll_wait of the program.
+@safe
+private struct EpollWait {
+  let epoll: EpollPointer
+  let epfd: Int32
+  let events: UnsafeMutableRawPointer
+  let capacity: Int32
+  var count: Int32 = 0
+
+  func event(_ index: Int32) -> UnsafeMutableRawPointer { unsafe mn_epoll_event_at(events, index) }
+
+  /// What a watch has to report; 0: nothing.
+  func report(_ watch: WatchPointer) -> UInt32 {
+    guard unsafe watch.pointee.active, unsafe !watch.pointee.disabled else { return 0 }
+    let socket = unsafe watch.pointee.socket
+    guard unsafe Socket.hasInput(socket) else { return 0 }
+    if unsafe watch.pointee.isEdgeTriggered {
+      let arrivals = unsafe Socket.arrivals(socket)
+      if unsafe arrivals == watch.pointee.seen { return 0 }
+      unsafe watch.pointee.seen = arrivals
+    }
+    var bits = unsafe watch.pointee.events & UInt32(MN_POLLIN | MN_POLLRDNORM)
+    // EPOLLERR is always reported.
+    if unsafe mn_load_relaxed_u32(Socket.word(socket, Int(MN_OFFSET_ENDPOINT_ERROR))) != 0 { bits |= UInt32(MN_POLLERR) }
+    return bits
+  }
+
+  mutating func emit(_ watch: WatchPointer, _ bits: UInt32) {
+    unsafe mn_epoll_event_set(event(count), bits, watch.pointee.data)
+    count += 1
+    if unsafe watch.pointee.events & UInt32(MN_EPOLLONESHOT) != 0 { unsafe Watch.disable(watch) }
+  }
+
+  /// Looks at the hot watches, starting where the last look ended, so that a small capacity starves nobody.
+  mutating func collect() {
+    let start = unsafe Int(epoll.pointee.turn & 15)
+    for step in 0..<16 {
+      if count == capacity { return }
+      guard let watch = unsafe epoll.pointee.hot[(start + step) & 15] else { continue }
+      let bits = unsafe report(watch)
+      if bits != 0 { unsafe emit(watch, bits) }
+    }
+  }
+
+  /// Turns what the kernel reported behind the first `count` events into the program's events.
+  mutating func translate(_ reported: Int32, _ process: ProcessPointer) {
+    let own = count
+    for index in 0..<reported {
+      var bits: UInt32 = 0
+      var data: UInt64 = 0
+      unsafe mn_epoll_event_get(event(own + index), &bits, &data)
+      if data == Watch.tag {
+        _ = unsafe Loss.check(process)
+      } else if data & Watch.tagMask == Watch.tag {
+        guard let watch = unsafe WatchPointer(bitPattern: UInt(data & ~Watch.tagMask)), unsafe watch.pointee.active,
+          unsafe watch.pointee.epoll == epoll
+        else { continue }
+        unsafe woken(watch)
+      } else {
+        // The shadow's event joins the one that its rings gave.
+        var merged = false
+        for earlier in 0..<own {
+          var earlierBits: UInt32 = 0
+          var earlierData: UInt64 = 0
+          unsafe mn_epoll_event_get(event(earlier), &earlierBits, &earlierData)
+          if earlierData == data {
+            unsafe mn_epoll_event_set(event(earlier), earlierBits | bits, data)
+            merged = true
+            break
+          }
+        }
+        if !merged {
+          unsafe mn_epoll_event_set(event(count), bits, data)
+          count += 1
+        }
+      }
+    }
+  }
+
+  /// The eventfd of a watched socket is readable.
+  private mutating func woken(_ watch: WatchPointer) {
+    let socket = unsafe watch.pointee.socket
+    unsafe epoll.pointee.warm(watch)
+    unsafe Wait.roomSignalled(socket)
+    let word = unsafe Socket.word(socket, Int(MN_OFFSET_ENDPOINT_RX_WAIT))
+    if unsafe watch.pointee.isEdgeTriggered {
+      // One edge, one wake-up: armed again whether or not the program has drained the ring.
+      var drained: UInt64 = 0
+      _ = unsafe mn_sys_read(socket.pointee.event, &drained, 8)
+      _ = unsafe mn_exchange_u32(word, UInt32(MN_WAIT_ARMED))
+    } else if unsafe Wait.arm(socket, true) {
+      // Stale: the program has taken everything since. If only room was signalled, the eventfd may still be readable.
+      var drained: UInt64 = 0
+      _ = unsafe mn_sys_read(socket.pointee.event, &drained, 8)
+      if unsafe !Socket.hasInput(socket) { return }
+      unsafe Wait.signal(socket, word)
+    }
+    let bits = unsafe report(watch)
+    if bits == 0 { return }
+    for index in 0..<count {
+      var earlierBits: UInt32 = 0
+      var earlierData: UInt64 = 0
+      unsafe mn_epoll_event_get(event(index), &earlierBits, &earlierData)
+      if unsafe earlierData == watch.pointee.data {
+        unsafe mn_epoll_event_set(event(index), earlierBits | bits, earlierData)
+        return
+      }
+    }
+    unsafe emit(watch, bits)
+  }
+}
+
+@c(mn_hook_epoll_wait)
+public func epollWait(
+  _ entry: UnsafeMutableRawPointer, _ epfd: Int32, _ events: UnsafeMutableRawPointer?, _ capacity: Int32, _ timeout: Int64,
+  _ mask: UnsafeRawPointer?
+) -> Int32 {
+  guard unsafe entry.load(as: UInt32.self) == Kind.epoll, let process = unsafe process, capacity > 0,
+    let events = unsafe events, let directory = unsafe process.pointee.directory
+  else { return unsafe mn_real_epoll_wait(epfd, events, capacity, timeout, mask) }
+  let epoll = unsafe entry.assumingMemoryBound(to: Epoll.self)
+  if unsafe epoll.pointee.attached == 0 { return unsafe mn_real_epoll_wait(epfd, events, capacity, timeout, mask) }
+
+  var wait = unsafe EpollWait(epoll: epoll, epfd: epfd, events: events, capacity: capacity)
+  unsafe epoll.pointee.turn &+= 1
+  wait.collect()
+  if wait.count > 0 {
+    // Descriptors of the kernel, and sockets that are not hot, get their turn under any load.
+    if unsafe epoll.pointee.turn & 7 == 0 && wait.count < capacity {
+      let saved = mn_get_errno()
+      let reported = unsafe mn_real_epoll_wait(epfd, wait.event(wait.count), capacity - wait.count, 0, nil)
+      if reported > 0 { unsafe wait.translate(reported, process) }
+      mn_set_errno(saved)
+    }
+    return wait.count
+  }
+  let saved = mn_get_errno()
+  if timeout == 0 {
+    let reported = unsafe mn_real_epoll_wait(epfd, events, capacity, 0, mask)
+    if reported <= 0 { return reported }
+    unsafe wait.translate(reported, process)
+    return wait.count
+  }
+
+  var old: UInt64 = 0
+  unsafe mn_sys_signals_block(&old)
+  defer { unsafe mn_sys_signals_restore(&old) }
+  let start = mn_sys_nanoseconds()
+  let deadline = timeout < 0 ? UInt64.max : start &+ UInt64(timeout)
+  var spinner = Spinner(directory, start: start, deadline: deadline)
+  while true {
+    let step = spinner.step()
+    wait.collect()
+    if wait.count > 0 { return wait.count }
+    if step == .over { break }
+    if step == .lookAtKernel {
+      let reported = unsafe mn_real_epoll_wait(epfd, events, capacity, 0, nil)
+      if reported > 0 { unsafe wait.translate(reported, process) }
+      if wait.count > 0 { return wait.count }
+    }
+  }
+  while true {
+    var left: Int64 = -1
+    if deadline != UInt64.max {
+      let now = mn_sys_nanoseconds()
+      left = now >= deadline ? 0 : Int64(deadline - now)
+    }
+    // Every watched endpoint is armed, or its eventfd is readable and this returns at once.
+    let reported = unsafe withUnsafePointer(to: &old) { old in
+      unsafe mn_real_epoll_wait(epfd, events, capacity, left, mask ?? UnsafeRawPointer(old))
+    }
+    if reported < 0 { return reported }
+    unsafe wait.translate(reported, process)
+    wait.collect()
+    if wait.count > 0 || left == 0 {
+      mn_set_errno(saved)
+      return wait.count
+    }
+  }
+}

@@ -1,0 +1,305 @@
+public import CMachnetABI
+public import CTrampoline
+import ShimChannel
+
+/// poll, ppoll, select and pselect over offloaded sockets and kernel descriptors in one set.
+@safe
+private struct PollWait {
+  let entries: UnsafeMutablePointer<mn_pollfd>
+  let count: Int
+  /// Offloaded sockets in the set.
+  var offloaded = 0
+  var ready: Int32 = 0
+
+  private func socket(_ index: Int) -> SocketPointer? {
+    let fd = unsafe entries[index].descriptor
+    guard fd >= 0, let entry = unsafe mn_table_get(fd), UInt(bitPattern: entry) > 1,
+      let socket = unsafe Socket.from(entry), unsafe socket.pointee.isOffloaded
+    else { return nil }
+    return unsafe socket
+  }
+
+  /// Fills `returned` of the offloaded sockets from their rings; of all others with 0.
+  mutating func look() {
+    offloaded = 0
+    ready = 0
+    for index in 0..<count {
+      var returned = 0
+      if let socket = unsafe socket(index) {
+        offloaded += 1
+        let wanted = unsafe Int(entries[index].events)
+        if wanted & (MN_POLLIN | MN_POLLRDNORM) != 0, unsafe Socket.hasInput(socket) {
+          returned |= wanted & (MN_POLLIN | MN_POLLRDNORM)
+        }
+        if wanted & (MN_POLLOUT | MN_POLLWRNORM) != 0, unsafe Socket.hasRoom(socket) {
+          returned |= wanted & (MN_POLLOUT | MN_POLLWRNORM)
+        }
+        if unsafe mn_load_relaxed_u32(Socket.word(socket, Int(MN_OFFSET_ENDPOINT_ERROR))) != 0 { returned |= MN_POLLERR }
+      }
+      unsafe entries[index].returned = Int16(truncatingIfNeeded: returned)
+      if returned != 0 { ready += 1 }
+    }
+  }
+
+  /// Asks the kernel about the whole set, the sockets' eventfds behind it, and the daemon's connection last; joins its
+  /// answer to what the rings have said.
+  ///
+  /// - Parameter left: 0: only a look; negative: for ever; else ns.
+  /// - Returns: a negative errno value, or 0 with `ready` brought up to date.
+  mutating func askKernel(_ process: ProcessPointer, _ left: Int64, _ mask: UnsafePointer<UInt64>?) -> Int32 {
+    let total = count + offloaded + 1
+    var few: InlineArray<64, mn_pollfd> = .init(repeating: mn_pollfd(descriptor: -1, events: 0, returned: 0))
+    if total <= 64 {
+      return unsafe withUnsafeMutableBytes(of: &few) {
+        unsafe ask($0.baseAddress!.assumingMemoryBound(to: mn_pollfd.self), process, left, mask)
+      }
+    }
+    let size = total * MemoryLayout<mn_pollfd>.stride
+    guard let memory = unsafe mn_sys_map(size) else { return -Int32(MN_ENOMEM) }
+    defer { unsafe mn_sys_unmap(memory, size) }
+    return unsafe ask(memory.bindMemory(to: mn_pollfd.self, capacity: total), process, left, mask)
+  }
+
+  private mutating func ask(
+    _ all: UnsafeMutablePointer<mn_pollfd>, _ process: ProcessPointer, _ left: Int64, _ mask: UnsafePointer<UInt64>?
+  ) -> Int32 {
+    var extra = count
+    for index in 0..<count {
+      unsafe all[index] = entries[index]
+      unsafe all[index].returned = 0
+      guard let socket = unsafe socket(index) else { continue }
+      // Room is the TX ring's to tell.
+      unsafe all[index].events &= ~Int16(MN_POLLOUT | MN_POLLWRNORM)
+      let wanted = unsafe entries[index].events
+      let sleeps = left != 0 && wanted & Int16(MN_POLLIN | MN_POLLRDNORM | MN_POLLOUT | MN_POLLWRNORM) != 0
+      unsafe all[extra] = mn_pollfd(descriptor: sleeps ? socket.pointee.event : -1, events: Int16(MN_POLLIN), returned: 0)
+      extra += 1
+    }
+    unsafe all[extra] = mn_pollfd(descriptor: left != 0 ? process.pointee.control : -1, events: 0, returned: 0)
+    let result = unsafe Wait.sleep(all, UInt64(extra + 1), left, mask)
+    if result < 0 { return result }
+    if unsafe all[extra].returned != 0 { _ = unsafe Loss.check(process) }
+    ready = 0
+    for index in 0..<count {
+      unsafe entries[index].returned |= all[index].returned
+      if unsafe entries[index].returned != 0 { ready += 1 }
+    }
+    return 0
+  }
+
+  /// Arms every offloaded socket of the set.
+  ///
+  /// - Returns: false when one is ready after all.
+  func arm() -> Bool {
+    var safe = true
+    for index in 0..<count {
+      guard let socket = unsafe socket(index) else { continue }
+      let wanted = unsafe Int(entries[index].events)
+      if wanted & (MN_POLLIN | MN_POLLRDNORM) != 0, unsafe !Wait.arm(socket, true) { safe = false }
+      if wanted & (MN_POLLOUT | MN_POLLWRNORM) != 0, unsafe !Wait.arm(socket, false) { safe = false }
+    }
+    return safe
+  }
+
+  /// - Parameter limit: ns; negative: for ever.
+  /// - Returns: as poll(2), errno set on -1.
+  mutating func run(_ limit: Int64, _ mask: UnsafeRawPointer?) -> Int32 {
+    let programMask = unsafe mask?.assumingMemoryBound(to: UInt64.self)
+    guard let process = unsafe process, let directory = unsafe process.pointee.directory else {
+      return finish(unsafe Wait.sleep(entries, UInt64(count), limit, programMask))
+    }
+    look()
+    if offloaded == 0 {
+      let result = unsafe Wait.sleep(entries, UInt64(count), limit, programMask)
+      if result >= 0 { ready = result }
+      return finish(min(result, 0))
+    }
+    if ready > 0 {
+      // The kernel's descriptors get their turn under any load; a set of ours alone is asked now and then as well,
+      // for what came by the shadows.
+      if turnOfKernel() { return finish(unsafe askKernel(process, 0, programMask)) }
+      return ready
+    }
+    if limit == 0 { return finish(unsafe askKernel(process, 0, programMask)) }
+
+    var old: UInt64 = 0
+    unsafe mn_sys_signals_block(&old)
+    defer { unsafe mn_sys_signals_restore(&old) }
+    let start = mn_sys_nanoseconds()
+    let deadline = limit < 0 ? UInt64.max : start &+ UInt64(limit)
+    var spinner = Spinner(directory, start: start, deadline: deadline)
+    while true {
+      let step = spinner.step()
+      look()
+      if ready > 0 { return ready }
+      if step == .over { break }
+      if step == .lookAtKernel {
+        let result = unsafe withUnsafePointer(to: &old) { unsafe askKernel(process, 0, programMask ?? $0) }
+        if result < 0 || ready > 0 { return finish(result) }
+      }
+    }
+    while true {
+      var left: Int64 = -1
+      if deadline != UInt64.max {
+        let now = mn_sys_nanoseconds()
+        left = now >= deadline ? 0 : Int64(deadline - now)
+      }
+      if !arm() {
+        look()
+        if ready > 0 { return ready }
+      }
+      let result = unsafe withUnsafePointer(to: &old) { unsafe askKernel(process, left, programMask ?? $0) }
+      if result < 0 { return finish(result) }
+      let byKernel = ready
+      if byKernel == 0 {
+        look()
+        if ready > 0 || left == 0 { return ready }
+      } else {
+        return ready
+      }
+    }
+  }
+
+  private func turnOfKernel() -> Bool {
+    unsafe pollTurn &+= 1
+    return unsafe pollTurn & 7 == 0
+  }
+
+  private func finish(_ result: Int32) -> Int32 {
+    if result < 0 {
+      mn_set_errno(-result)
+      return -1
+    }
+    return ready
+  }
+}
+
+/// Shared by all threads; only its changing matters.
+private nonisolated(unsafe) var pollTurn: UInt32 = 0
+
+private func nanoseconds(_ timeout: UnsafePointer<mn_timespec>?) -> Int64? {
+  guard let timeout = unsafe timeout else { return -1 }
+  let seconds = unsafe timeout.pointee.seconds
+  let rest = unsafe timeout.pointee.nanoseconds
+  guard seconds >= 0, rest >= 0, rest < 1_000_000_000 else { return nil }
+  return seconds > 9_000_000_000 ? -1 : seconds * 1_000_000_000 + rest
+}
+
+@c(mn_hook_poll)
+public func poll(
+  _ entries: UnsafeMutablePointer<mn_pollfd>?, _ count: UInt64, _ timeout: UnsafePointer<mn_timespec>?, _ mask: UnsafeRawPointer?
+) -> Int32 {
+  guard let entries = unsafe entries, count > 0, count <= 1 << 20, let limit = unsafe nanoseconds(timeout) else {
+    return unsafe mn_real_ppoll(entries, count, timeout, mask)
+  }
+  var wait = unsafe PollWait(entries: entries, count: Int(count))
+  return unsafe wait.run(limit, mask)
+}
+
+/// A select set as the kernel sees it: bits in longs.
+@safe
+private struct DescriptorSet {
+  let words: UnsafeMutablePointer<UInt64>?
+
+  init(_ raw: UnsafeMutableRawPointer?) { unsafe words = raw?.assumingMemoryBound(to: UInt64.self) }
+
+  func contains(_ fd: Int) -> Bool {
+    guard let words = unsafe words else { return false }
+    return unsafe words[fd >> 6] >> UInt64(fd & 63) & 1 != 0
+  }
+
+  func clear(_ count: Int) {
+    guard let words = unsafe words else { return }
+    for index in 0..<((count + 63) >> 6) { unsafe words[index] = 0 }
+  }
+
+  func insert(_ fd: Int) {
+    guard let words = unsafe words else { return }
+    unsafe words[fd >> 6] |= 1 << UInt64(fd & 63)
+  }
+}
+
+/// select(2), as poll(2): eventfds may have numbers that no set of the program's can hold.
+@c(mn_hook_select)
+public func select(
+  _ count: Int32, _ read: UnsafeMutableRawPointer?, _ write: UnsafeMutableRawPointer?, _ except: UnsafeMutableRawPointer?,
+  _ timeout: UnsafePointer<mn_timespec>?, _ mask: UnsafeRawPointer?, _ remaining: UnsafeMutablePointer<mn_timespec>
+) -> Int32 {
+  if let timeout = unsafe timeout { unsafe remaining.pointee = timeout.pointee }
+  guard count >= 0, count <= 1 << 20, let limit = unsafe nanoseconds(timeout) else {
+    return unsafe mn_real_pselect(count, read, write, except, timeout, mask)
+  }
+  let start = mn_sys_nanoseconds()
+  let readers = unsafe DescriptorSet(read)
+  let writers = unsafe DescriptorSet(write)
+  let excepts = unsafe DescriptorSet(except)
+  var used = 0
+  for fd in 0..<Int(count) where readers.contains(fd) || writers.contains(fd) || excepts.contains(fd) { used += 1 }
+  let size = max(used, 1) * MemoryLayout<mn_pollfd>.stride
+  let result = unsafe withScratch(size) { memory -> Int32 in
+    guard let memory = unsafe memory else {
+      mn_set_errno(Int32(MN_ENOMEM))
+      return -1
+    }
+    let entries = unsafe memory.bindMemory(to: mn_pollfd.self, capacity: max(used, 1))
+    var at = 0
+    for fd in 0..<Int(count) {
+      var events = 0
+      if readers.contains(fd) { events |= MN_POLLIN | MN_POLLRDNORM }
+      if writers.contains(fd) { events |= MN_POLLOUT | MN_POLLWRNORM }
+      if excepts.contains(fd) { events |= MN_POLLPRI }
+      if events == 0 { continue }
+      unsafe entries[at] = mn_pollfd(descriptor: Int32(fd), events: Int16(events), returned: 0)
+      at += 1
+    }
+    var wait = unsafe PollWait(entries: entries, count: at)
+    let result = unsafe wait.run(limit, mask)
+    if result < 0 { return -1 }
+    for index in 0..<at where unsafe entries[index].returned & Int16(MN_POLLNVAL) != 0 {
+      mn_set_errno(Int32(MN_EBADF))
+      return -1
+    }
+    // The sets' meaning in terms of poll is in select(2), "Correspondence between select() and poll() notifications".
+    let readable = MN_POLLIN | MN_POLLRDNORM | MN_POLLHUP | MN_POLLERR
+    let writable = MN_POLLOUT | MN_POLLWRNORM | MN_POLLERR
+    readers.clear(Int(count))
+    writers.clear(Int(count))
+    excepts.clear(Int(count))
+    var bits: Int32 = 0
+    for index in 0..<at {
+      let entry = unsafe entries[index]
+      let returned = Int(entry.returned)
+      let events = Int(entry.events)
+      if events & MN_POLLIN != 0 && returned & readable != 0 {
+        readers.insert(Int(entry.descriptor))
+        bits += 1
+      }
+      if events & MN_POLLOUT != 0 && returned & writable != 0 {
+        writers.insert(Int(entry.descriptor))
+        bits += 1
+      }
+      if events & MN_POLLPRI != 0 && returned & MN_POLLPRI != 0 {
+        excepts.insert(Int(entry.descriptor))
+        bits += 1
+      }
+    }
+    return bits
+  }
+  if limit >= 0 {
+    let elapsed = mn_sys_nanoseconds() &- start
+    let left = elapsed < UInt64(limit) ? UInt64(limit) - elapsed : 0
+    unsafe remaining.pointee = mn_timespec(seconds: Int64(left / 1_000_000_000), nanoseconds: Int64(left % 1_000_000_000))
+  }
+  return result
+}
+
+/// Memory for the length of a call: the stack's when little is asked for, else a mapping of its own.
+private func withScratch(_ size: Int, _ body: (UnsafeMutableRawPointer?) -> Int32) -> Int32 {
+  if size <= 1024 {
+    var few: InlineArray<128, UInt64> = .init(repeating: 0)
+    return unsafe withUnsafeMutableBytes(of: &few) { unsafe body($0.baseAddress!) }
+  }
+  let memory = unsafe mn_sys_map(size)
+  defer { if let memory = unsafe memory { unsafe mn_sys_unmap(memory, size) } }
+  return unsafe body(memory)
+}

@@ -1,0 +1,169 @@
+public import CMachnetABI
+public import CTrampoline
+import ShimChannel
+
+/// A channel that this process has mapped. Never unmapped: a thread may be anywhere.
+@safe
+struct Channel {
+  var base: UnsafeMutableRawPointer
+  var identifier: UInt32
+  var token: UInt64
+  var capacity: UInt32
+  var engineCount: UInt32
+  var txCapacity: UInt32
+  var rxCapacity: UInt32
+  var doorbells: InlineArray<16, Int32>
+  /// Set when the daemon has no block left in it; a new channel is opened then.
+  var full: Bool
+  /// The connection that it was opened on is not this process's own (it forked since).
+  var inherited: Bool
+
+  /// An engine found this channel damaged.
+  var isDamaged: Bool { unsafe mn_load_relaxed_u32(base + Int(MN_OFFSET_CHANNEL_DAMAGED)) != 0 }
+}
+
+/// Everything the shim knows of the process that it lives in. One, mapped at start, never freed.
+@safe
+struct Process {
+  /// Guards this structure on the slow paths: attach, close, registration.
+  var lock: UInt32
+  /// Connection to the daemon; -1: none.
+  var control: Int32
+  /// HELLO has been sent and its answer not been read yet.
+  var greeting: Bool
+  var sequence: UInt32
+  /// When the daemon was last looked for, CLOCK_MONOTONIC ns.
+  var lastAttempt: UInt64
+  var directory: Directory?
+  var epoch: UInt64
+  var generation: UInt32
+  var mask: ProgramMask
+  var channels: UnsafeMutablePointer<Channel>
+  var channelCount: Int
+  /// Connections inherited by fork, held only so that the daemon keeps the channels alive.
+  var lifelines: InlineArray<8, Int32>
+  var lifelineCount: Int
+  var sockets: SocketSlab
+  var executable: InlineArray<64, CChar>
+  var called: InlineArray<64, CChar>
+}
+
+typealias ProcessPointer = UnsafeMutablePointer<Process>
+
+/// The process's state; nil before start and in processes that could not get memory.
+var process: ProcessPointer? {
+  guard let raw = unsafe mn_process_get() else { return nil }
+  return unsafe raw.assumingMemoryBound(to: Process.self)
+}
+
+/// The library's constructor: says hello to the daemon without waiting for its answer, so that a program that never
+/// opens a UDP socket pays for one connect and one send. Early, because the program may chroot, change its uid or
+/// filter its system calls later.
+@c(mn_hook_start)
+public func start() {
+  guard let raw = unsafe mn_sys_map(MemoryLayout<Process>.stride) else { return }
+  let process = unsafe raw.bindMemory(to: Process.self, capacity: 1)
+  guard let channels = unsafe mn_sys_map(MemoryLayout<Channel>.stride * Int(MN_CHANNELS_PER_PROCESS_MAX)) else { return }
+  unsafe process.initialize(
+    to: Process(
+      lock: 0, control: -1, greeting: false, sequence: 0, lastAttempt: 0, directory: nil, epoch: 0, generation: 0,
+      mask: ProgramMask(), channels: channels.bindMemory(to: Channel.self, capacity: Int(MN_CHANNELS_PER_PROCESS_MAX)),
+      channelCount: 0, lifelines: .init(repeating: -1), lifelineCount: 0, sockets: SocketSlab(),
+      executable: .init(repeating: 0), called: .init(repeating: 0)))
+  unsafe withUnsafeMutableBytes(of: &process.pointee.executable) { executable in
+    unsafe withUnsafeMutableBytes(of: &process.pointee.called) { called in
+      unsafe mn_program_names(
+        executable.baseAddress!.assumingMemoryBound(to: CChar.self),
+        called.baseAddress!.assumingMemoryBound(to: CChar.self))
+    }
+  }
+  unsafe Control.greet(process)
+  unsafe mn_process_set(raw)
+}
+
+extension Process {
+  /// Works out which rules name this program when the rule set has changed since. The caller holds the lock.
+  static func refreshMask(_ process: ProcessPointer) {
+    guard let directory = unsafe process.pointee.directory else { return }
+    let generation = directory.rulesGeneration
+    if unsafe generation == process.pointee.generation { return }
+    let rules = directory.rules(generation: generation)
+    let mask = unsafe withUnsafeBytes(of: &process.pointee.executable) { executable in
+      unsafe withUnsafeBytes(of: &process.pointee.called) { called in
+        unsafe rules.mask(
+          programs: executable.baseAddress!.assumingMemoryBound(to: CChar.self),
+          called.baseAddress!.assumingMemoryBound(to: CChar.self))
+      }
+    }
+    unsafe process.pointee.mask = mask
+    unsafe process.pointee.generation = generation
+  }
+
+  /// Opens the descriptor table: from now on the trampolines ask it.
+  static func openTable(_ process: ProcessPointer) -> Bool {
+    if mn_table_size() != 0 { return true }
+    let length = mn_sys_descriptor_limit()
+    guard let table = unsafe mn_sys_map(Int(length) * MemoryLayout<UnsafeMutableRawPointer?>.stride) else { return false }
+    unsafe mn_table_open(table.assumingMemoryBound(to: UnsafeMutableRawPointer?.self), length)
+    if unsafe process.pointee.control >= 0 { unsafe mn_table_set_internal(process.pointee.control) }
+    return true
+  }
+
+  /// A descriptor of ours moves out of the program's way: high, close-on-exec, marked in the table.
+  static func hide(_ fd: Int32) -> Int32 {
+    let soft = Int64(mn_sys_descriptor_soft_limit())
+    let high = mn_sys_fcntl(fd, Int32(MN_F_DUPFD_CLOEXEC), soft > 8192 ? soft - 4096 : soft / 2)
+    if high < 0 {
+      mn_table_set_internal(fd)
+      return fd
+    }
+    _ = mn_sys_close(fd)
+    mn_table_set_internal(high)
+    return high
+  }
+
+  /// Ends a descriptor of ours.
+  static func drop(_ fd: Int32) {
+    if fd < 0 { return }
+    _ = mn_table_set(fd, nil)
+    _ = mn_sys_close(fd)
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------------- fork
+
+/// Every live endpoint gets a second holder before the fork, so that no close can slip in between.
+@c(mn_hook_fork_prepare)
+public func forkPrepare() {
+  guard let process = unsafe process else { return }
+  unsafe process.pointee.sockets.forEach { socket in
+    guard let endpoint = unsafe socket.pointee.endpoint else { return }
+    _ = unsafe mn_fetch_add_u32(UnsafeMutableRawPointer(endpoint) + Int(MN_OFFSET_ENDPOINT_REFERENCES), 1)
+  }
+}
+
+@c(mn_hook_fork_parent)
+public func forkParent() {}
+
+/// The child keeps the parent's connection as a life line of the shared channels, and opens its own when it needs one.
+@c(mn_hook_fork_child)
+public func forkChild() {
+  mn_thread_id_forget()
+  guard let process = unsafe process else { return }
+  unsafe process.pointee.lock = 0
+  let inherited = unsafe process.pointee.control
+  if inherited >= 0 {
+    if unsafe process.pointee.lifelineCount < 8 {
+      unsafe process.pointee.lifelines[process.pointee.lifelineCount] = inherited
+      unsafe process.pointee.lifelineCount += 1
+    } else {
+      Process.drop(inherited)
+    }
+  }
+  unsafe process.pointee.control = -1
+  unsafe process.pointee.greeting = false
+  unsafe process.pointee.lastAttempt = 0
+  for index in 0..<(unsafe process.pointee.channelCount) {
+    unsafe process.pointee.channels[index].inherited = true
+  }
+}

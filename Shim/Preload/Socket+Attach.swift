@@ -1,0 +1,275 @@
+public import CMachnetABI
+public import CTrampoline
+import ShimChannel
+
+/// How a socket gets its endpoint.
+extension Socket {
+  /// Asks the daemon for an endpoint for what the kernel has granted to the shadow `fd`.
+  ///
+  /// - Parameter peer: the peer that the kernel could not connect the shadow to (an engine's network), or none.
+  /// - Returns: whether the socket is offloaded now.
+  static func attach(_ socket: SocketPointer, _ fd: Int32, peer: Name = .none) -> Bool {
+    guard let process = unsafe process, unsafe Lock.acquire(&process.pointee.lock) else { return false }
+    defer { unsafe Lock.release(&process.pointee.lock) }
+    if unsafe socket.pointee.isOffloaded { return true }
+    guard unsafe socket.pointee.kind == Kind.socket, unsafe Control.finishGreeting(process) else { return false }
+
+    var tries = 0
+    while tries < 2 {
+      tries += 1
+      guard let channel = unsafe usableChannel(process) else {
+        unsafe mn_log(1, "no channel to be had: socket % stays on the kernel", Int64(fd), 0)
+        return false
+      }
+      var request = mn_request()
+      unsafe Control.fill(&request, kind: MN_REQUEST_OPEN, process)
+      request.channel = unsafe channel.pointee.identifier
+      request.token = unsafe channel.pointee.token
+      if peer.port != 0 {
+        request.flags = UInt32(MN_OPEN_PEER)
+        request.peer = peer.mapped
+        request.peer_port = peer.port
+      }
+      var answer = Control.Answer()
+      defer { answer.discard() }
+      guard let status = unsafe Control.exchange(process, &request, passing: fd, &answer) else { return false }
+      if status == 28 /* ENOSPC */ {
+        unsafe channel.pointee.full = true
+        continue
+      }
+      guard status == 0, answer.descriptorCount == 1, unsafe answer.reply.endpoint < channel.pointee.capacity,
+        unsafe answer.reply.engine < channel.pointee.engineCount
+      else {
+        unsafe mn_log(2, "socket % stays on the kernel: the daemon says errno %", Int64(fd), Int64(status))
+        unsafe socket.pointee.refused = true
+        unsafe socket.pointee.refusedGeneration = process.pointee.generation
+        return false
+      }
+      unsafe adopt(socket, fd, channel, answer.reply, event: Process.hide(answer.take(0)), peer: peer)
+      unsafe mn_log(2, "socket % is on Machnet, local port %", Int64(fd), Int64(answer.reply.local_port))
+      return true
+    }
+    return false
+  }
+
+  private static func usableChannel(_ process: ProcessPointer) -> UnsafeMutablePointer<Channel>? {
+    for index in 0..<(unsafe process.pointee.channelCount) {
+      let channel = unsafe process.pointee.channels + index
+      if unsafe !channel.pointee.full && !channel.pointee.inherited && !channel.pointee.isDamaged { return unsafe channel }
+    }
+    return unsafe Control.openChannel(process)
+  }
+
+  private static func adopt(
+    _ socket: SocketPointer, _ fd: Int32, _ channel: UnsafeMutablePointer<Channel>, _ reply: mn_reply, event: Int32, peer: Name
+  ) {
+    let block = unsafe channel.pointee.base + Int(mn_endpoint_offset(reply.endpoint))
+    let endpoint = unsafe block.assumingMemoryBound(to: mn_endpoint.self)
+    unsafe socket.pointee.channel = channel
+    unsafe socket.pointee.index = reply.endpoint
+    unsafe socket.pointee.home = reply.engine
+    unsafe socket.pointee.netns = UInt16(truncatingIfNeeded: reply.netns)
+    unsafe socket.pointee.event = event
+    unsafe socket.pointee.local = Name(mapped: reply.local, port: reply.local_port)
+    unsafe socket.pointee.engineLost = false
+    unsafe socket.pointee.refused = false
+    unsafe socket.pointee.cached = .none
+    unsafe bindRings(socket)
+    unsafe endpoint.pointee.references = 1
+    unsafe endpoint.pointee.flags = 0
+    unsafe readOptions(endpoint, fd, socket.pointee.domain)
+    unsafe readPeer(endpoint, fd, socket.pointee.domain, stated: peer)
+    unsafe socket.pointee.endpoint = endpoint
+    mn_offloaded_add(1)
+    unsafe Watch.attached(socket)
+  }
+
+  /// Who the socket is connected to: the kernel's word, or where it could not connect, the program's.
+  static func readPeer(_ endpoint: UnsafeMutablePointer<mn_endpoint>, _ fd: Int32, _ domain: Int32, stated: Name) {
+    var peer = stated
+    if peer.port == 0 { peer = kernelName(fd, domain, peer: true) ?? .none }
+    unsafe endpoint.pointee.peer = peer.mapped
+    unsafe endpoint.pointee.peer_port = peer.port
+    let flags = unsafe UnsafeMutableRawPointer(endpoint) + Int(MN_OFFSET_ENDPOINT_FLAGS)
+    if peer.port != 0 {
+      _ = unsafe mn_fetch_or_u32(flags, UInt32(MN_SOCKET_CONNECTED))
+    } else {
+      _ = unsafe mn_fetch_and_u32(flags, ~UInt32(MN_SOCKET_CONNECTED))
+    }
+  }
+
+  static func peer(_ socket: SocketPointer) -> Name? {
+    let endpoint = unsafe socket.pointee.endpoint.unsafelyUnwrapped
+    guard unsafe flags(socket) & UInt32(MN_SOCKET_CONNECTED) != 0 else { return nil }
+    return unsafe Name(mapped: endpoint.pointee.peer, port: endpoint.pointee.peer_port)
+  }
+
+  /// The shadow's own name or its peer, if it is IPv4 (or v4-mapped, or the IPv6 wildcard).
+  static func kernelName(_ fd: Int32, _ domain: Int32, peer: Bool) -> Name? {
+    var image: InlineArray<4, UInt64> = .init(repeating: 0)
+    return unsafe withUnsafeMutableBytes(of: &image) { bytes -> Name? in
+      var length: UInt32 = 32
+      let result = unsafe peer
+        ? mn_sys_getpeername(fd, bytes.baseAddress!, &length) : mn_sys_getsockname(fd, bytes.baseAddress!, &length)
+      guard result == 0, case .ipv4(let name) = unsafe Name.parse(bytes.baseAddress!, length, domain: domain) else { return nil }
+      return name
+    }
+  }
+
+  /// Gives an unbound shadow a port, as the kernel would at its first send: the wildcard and an ephemeral port.
+  static func autobind(_ fd: Int32, _ domain: Int32) {
+    var image: InlineArray<4, UInt64> = .init(repeating: 0)
+    image[0] = UInt64(UInt32(bitPattern: domain))
+    unsafe withUnsafeBytes(of: &image) {
+      // EINVAL: another thread was faster.
+      _ = unsafe mn_sys_bind(fd, $0.baseAddress!, domain == Int32(MN_AF_INET) ? 16 : 28)
+    }
+  }
+}
+
+/// bind(2): the kernel first, always; what it grants may then be offloaded.
+@c(mn_hook_bind)
+public func bind(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ address: UnsafeRawPointer?, _ length: UInt32) -> Int32 {
+  guard let process = unsafe process, let socket = unsafe Socket.from(entry),
+    case .ipv4(let name) = unsafe Name.parse(address, length, domain: socket.pointee.domain),
+    let directory = unsafe process.pointee.directory
+  else { return unsafe mn_real_bind(fd, address, length) }
+  if directory.isEngineAddress(name.address) {
+    // The kernel does not own this address; it still reserves the port.
+    var on: Int32 = 1
+    _ = unsafe mn_sys_setsockopt(fd, Int32(MN_IPPROTO_IP), Int32(MN_IP_FREEBIND), &on, 4)
+  }
+  let result = unsafe mn_real_bind(fd, address, length)
+  if result != 0 { return result }
+  guard unsafe !socket.pointee.isOffloaded, let bound = unsafe Socket.kernelName(fd, socket.pointee.domain, peer: false) else {
+    return result
+  }
+  unsafe Socket.refreshRules(process)
+  let rules = directory.rules(generation: unsafe process.pointee.generation)
+  if unsafe rules.mayLeadToMachnet(program: process.pointee.mask, localAddress: bound.address, localPort: bound.port) {
+    _ = unsafe Socket.attach(socket, fd)
+  }
+  return result
+}
+
+/// connect(2): the kernel in lockstep where it can.
+@c(mn_hook_connect)
+public func connect(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ address: UnsafeRawPointer?, _ length: UInt32) -> Int32 {
+  guard let process = unsafe process, let socket = unsafe Socket.from(entry), let directory = unsafe process.pointee.directory
+  else { return unsafe mn_real_connect(fd, address, length) }
+  let domain = unsafe socket.pointee.domain
+  guard case .ipv4(var peer) = unsafe Name.parse(address, length, domain: domain), peer.port != 0,
+    !peer.isMulticastOrBroadcast
+  else {
+    // AF_UNSPEC dissolves the association; anything else is the kernel's to judge.
+    let result = unsafe mn_real_connect(fd, address, length)
+    if unsafe result == 0 && socket.pointee.isOffloaded { unsafe Socket.reconnect(socket, fd, stated: .none) }
+    return result
+  }
+  if peer.address == 0 { peer.address = 0x7f00_0001 }
+
+  var local = Socket.kernelName(fd, domain, peer: false) ?? .none
+  let hostOwn = unsafe directory.isHostAddress(peer.address, netns: socket.pointee.netns)
+  unsafe Socket.refreshRules(process)
+  let route = hostOwn ? nil : directory.route(to: peer.address)
+  let throughEngine = !hostOwn && (route != nil || directory.isEngineAddress(peer.address))
+  let source = Socket.sourceAddress(directory, bound: local.address, to: peer.address, hostOwn: hostOwn)
+  guard unsafe Socket.ruleLeadsToMachnet(process, directory, local: Name(address: source, port: local.port), remote: peer),
+    hostOwn || throughEngine
+  else {
+    let result = unsafe mn_real_connect(fd, address, length)
+    if unsafe result == 0 && socket.pointee.isOffloaded { unsafe Socket.reconnect(socket, fd, stated: .none) }
+    return result
+  }
+
+  if throughEngine {
+    // The kernel has no way to the engine's network: it keeps the port, we keep the peer.
+    if local.port == 0 {
+      var on: Int32 = 1
+      _ = unsafe mn_sys_setsockopt(fd, Int32(MN_IPPROTO_IP), Int32(MN_IP_FREEBIND), &on, 4)
+      var image: InlineArray<4, UInt64> = .init(repeating: 0)
+      unsafe withUnsafeMutableBytes(of: &image) { bytes in
+        var size: UInt32 = 32
+        unsafe Name(address: source, port: 0).store(bytes.baseAddress!, &size, domain: domain)
+        _ = unsafe mn_sys_bind(fd, bytes.baseAddress!, size)
+      }
+      local = Socket.kernelName(fd, domain, peer: false) ?? .none
+    }
+    if unsafe socket.pointee.isOffloaded {
+      unsafe Socket.reconnect(socket, fd, stated: peer)
+      return 0
+    }
+    if unsafe Socket.attach(socket, fd, peer: peer) { return 0 }
+    return unsafe mn_real_connect(fd, address, length)
+  }
+
+  let result = unsafe mn_real_connect(fd, address, length)
+  if result == 0 {
+    if unsafe socket.pointee.isOffloaded {
+      unsafe Socket.reconnect(socket, fd, stated: .none)
+    } else {
+      _ = unsafe Socket.attach(socket, fd)
+    }
+  }
+  return result
+}
+
+extension Socket {
+  /// A table entry as a socket; nil for an epoll.
+  @inline(__always)
+  static func from(_ entry: UnsafeMutableRawPointer) -> SocketPointer? {
+    unsafe entry.load(as: UInt32.self) == Kind.socket ? entry.assumingMemoryBound(to: Socket.self) : nil
+  }
+
+  /// The address that a datagram to `destination` will carry as its source (the engine's rule, `EngineControl`).
+  static func sourceAddress(_ directory: Directory, bound: UInt32, to destination: UInt32, hostOwn: Bool) -> UInt32 {
+    if bound != 0 { return bound }
+    if destination >> 24 == 127 { return 0x7f00_0001 }
+    if hostOwn || directory.isEngineAddress(destination) { return destination }
+    if let interface = directory.route(to: destination) { return directory.interface(interface).address }
+    return 0
+  }
+
+  static func refreshRules(_ process: ProcessPointer) {
+    guard let directory = unsafe process.pointee.directory,
+      unsafe directory.rulesGeneration != process.pointee.generation, unsafe Lock.acquire(&process.pointee.lock)
+    else { return }
+    unsafe Process.refreshMask(process)
+    unsafe Lock.release(&process.pointee.lock)
+  }
+
+  static func ruleLeadsToMachnet(_ process: ProcessPointer, _ directory: Directory, local: Name, remote: Name) -> Bool {
+    let rules = directory.rules(generation: unsafe process.pointee.generation)
+    guard
+      let index = unsafe rules.first(
+        program: process.pointee.mask, localAddress: local.address, localPort: local.port, remoteAddress: remote.address,
+        remotePort: remote.port)
+    else { return false }
+    return rules.rule(index).path == UInt8(MN_PATH_MACHNET)
+  }
+
+  /// Tells the daemon that the peer (and with it perhaps the local address) has changed.
+  static func reconnect(_ socket: SocketPointer, _ fd: Int32, stated: Name) {
+    guard let process = unsafe process, unsafe Lock.acquire(&process.pointee.lock) else { return }
+    defer { unsafe Lock.release(&process.pointee.lock) }
+    let channel = unsafe socket.pointee.channel.unsafelyUnwrapped
+    var request = mn_request()
+    unsafe Control.fill(&request, kind: MN_REQUEST_CONNECT, process)
+    request.channel = unsafe channel.pointee.identifier
+    request.endpoint = unsafe socket.pointee.index
+    request.token = unsafe channel.pointee.token
+    if stated.port != 0 {
+      request.flags = UInt32(MN_OPEN_PEER)
+      request.peer = stated.mapped
+      request.peer_port = stated.port
+    }
+    var answer = Control.Answer()
+    defer { answer.discard() }
+    if unsafe process.pointee.control < 0 && !Control.finishGreeting(process) { return }
+    if unsafe Control.exchange(process, &request, passing: fd, &answer) == 0 {
+      unsafe socket.pointee.local = Name(mapped: answer.reply.local, port: answer.reply.local_port)
+    }
+    unsafe readPeer(socket.pointee.endpoint.unsafelyUnwrapped, fd, socket.pointee.domain, stated: stated)
+    unsafe socket.pointee.cached = .none
+  }
+}

@@ -1,0 +1,192 @@
+public import CMachnetABI
+public import CTrampoline
+import ShimChannel
+
+/// Options: the shadow keeps them all; those that the rings must honour are read back from it.
+extension Socket {
+  /// Reads everything of a shadow that matters to an endpoint.
+  static func readOptions(_ endpoint: UnsafeMutablePointer<mn_endpoint>, _ fd: Int32, _ domain: Int32) {
+    unsafe readFileFlags(endpoint, fd)
+    unsafe readOption(endpoint, fd, Int32(MN_SOL_SOCKET), Int32(MN_SO_RCVTIMEO))
+    unsafe readOption(endpoint, fd, Int32(MN_SOL_SOCKET), Int32(MN_SO_SNDTIMEO))
+    unsafe readOption(endpoint, fd, Int32(MN_SOL_SOCKET), Int32(MN_SO_TIMESTAMP))
+    unsafe readOption(endpoint, fd, Int32(MN_SOL_SOCKET), Int32(MN_SO_TIMESTAMPNS))
+    unsafe readOption(endpoint, fd, Int32(MN_SOL_SOCKET), Int32(MN_SO_RXQ_OVFL))
+    unsafe readOption(endpoint, fd, Int32(MN_IPPROTO_IP), Int32(MN_IP_PKTINFO))
+    unsafe readOption(endpoint, fd, Int32(MN_IPPROTO_IP), Int32(MN_IP_RECVTTL))
+    unsafe readOption(endpoint, fd, Int32(MN_IPPROTO_IP), Int32(MN_IP_RECVTOS))
+    unsafe readOption(endpoint, fd, Int32(MN_IPPROTO_IP), Int32(MN_IP_MTU_DISCOVER))
+    unsafe readOption(endpoint, fd, Int32(MN_IPPROTO_UDP), Int32(MN_UDP_SEGMENT))
+    if domain == Int32(MN_AF_INET6) { unsafe readOption(endpoint, fd, Int32(MN_IPPROTO_IPV6), Int32(MN_IPV6_RECVPKTINFO)) }
+    // Time to live and type of service are set only when the program set them: 64 and 0 are the engine's defaults, too.
+    unsafe readOption(endpoint, fd, Int32(MN_IPPROTO_IP), Int32(MN_IP_TTL))
+    unsafe readOption(endpoint, fd, Int32(MN_IPPROTO_IP), Int32(MN_IP_TOS))
+  }
+
+  static func readFileFlags(_ endpoint: UnsafeMutablePointer<mn_endpoint>, _ fd: Int32) {
+    let flags = mn_sys_fcntl(fd, Int32(MN_F_GETFL), 0)
+    unsafe setFlag(endpoint, MN_SOCKET_NONBLOCK, flags >= 0 && flags & Int32(MN_O_NONBLOCK) != 0)
+  }
+
+  private static func setFlag(_ endpoint: UnsafeMutablePointer<mn_endpoint>, _ flag: Int, _ on: Bool) {
+    let at = unsafe UnsafeMutableRawPointer(endpoint) + Int(MN_OFFSET_ENDPOINT_FLAGS)
+    if on {
+      _ = unsafe mn_fetch_or_u32(at, UInt32(flag))
+    } else {
+      _ = unsafe mn_fetch_and_u32(at, ~UInt32(flag))
+    }
+  }
+
+  /// Reads one option back from the shadow into the endpoint.
+  static func readOption(_ endpoint: UnsafeMutablePointer<mn_endpoint>, _ fd: Int32, _ level: Int32, _ name: Int32) {
+    // Large enough for a timeval.
+    var value: (Int64, Int64) = (0, 0)
+    var length: UInt32 = 16
+    guard unsafe mn_sys_getsockopt(fd, level, name, &value, &length) == 0 else { return }
+    let number = Int32(truncatingIfNeeded: value.0)
+    switch (Int(level), Int(name)) {
+    case (MN_SOL_SOCKET, MN_SO_RCVTIMEO):
+      unsafe endpoint.pointee.receive_timeout = nanoseconds(value)
+    case (MN_SOL_SOCKET, MN_SO_SNDTIMEO):
+      unsafe endpoint.pointee.send_timeout = nanoseconds(value)
+    case (MN_SOL_SOCKET, MN_SO_TIMESTAMP):
+      unsafe setFlag(endpoint, MN_SOCKET_TIMESTAMP, number != 0)
+    case (MN_SOL_SOCKET, MN_SO_TIMESTAMPNS):
+      unsafe setFlag(endpoint, MN_SOCKET_TIMESTAMPNS, number != 0)
+    case (MN_SOL_SOCKET, MN_SO_RXQ_OVFL):
+      unsafe setFlag(endpoint, MN_SOCKET_RXQ_OVFL, number != 0)
+    case (MN_IPPROTO_IP, MN_IP_PKTINFO):
+      unsafe setFlag(endpoint, MN_SOCKET_PKTINFO, number != 0)
+    case (MN_IPPROTO_IP, MN_IP_RECVTTL):
+      unsafe setFlag(endpoint, MN_SOCKET_RECVTTL, number != 0)
+    case (MN_IPPROTO_IP, MN_IP_RECVTOS):
+      unsafe setFlag(endpoint, MN_SOCKET_RECVTOS, number != 0)
+    case (MN_IPPROTO_IPV6, MN_IPV6_RECVPKTINFO):
+      unsafe setFlag(endpoint, MN_SOCKET_RECVPKTINFO6, number != 0)
+    case (MN_IPPROTO_IP, MN_IP_MTU_DISCOVER):
+      unsafe endpoint.pointee.mtu_discover = UInt32(bitPattern: number)
+    case (MN_IPPROTO_UDP, MN_UDP_SEGMENT):
+      unsafe endpoint.pointee.segment = UInt16(truncatingIfNeeded: number)
+    case (MN_IPPROTO_IP, MN_IP_TTL):
+      unsafe endpoint.pointee.ttl = UInt8(truncatingIfNeeded: number)
+      unsafe endpoint.pointee.ttl_set = 1
+    case (MN_IPPROTO_IP, MN_IP_TOS):
+      unsafe endpoint.pointee.tos = UInt8(truncatingIfNeeded: number)
+      unsafe endpoint.pointee.tos_set = 1
+    default:
+      break
+    }
+  }
+
+  /// A timeval as ns; 0 (no timeout) stays 0.
+  private static func nanoseconds(_ time: (Int64, Int64)) -> UInt64 {
+    let seconds = UInt64(clamping: time.0)
+    if seconds > 1 << 32 { return 0 }
+    return seconds * 1_000_000_000 + UInt64(clamping: time.1) * 1000
+  }
+}
+
+@c(mn_hook_setsockopt)
+public func setsockopt(
+  _ entry: UnsafeMutableRawPointer, _ fd: Int32, _ level: Int32, _ name: Int32, _ value: UnsafeRawPointer?, _ length: UInt32
+) -> Int32 {
+  let result = unsafe mn_real_setsockopt(fd, level, name, value, length)
+  if result == 0, let socket = unsafe Socket.from(entry), let endpoint = unsafe socket.pointee.endpoint {
+    unsafe Socket.readOption(endpoint, fd, level, name)
+    // Either timestamp option switches the other's form off.
+    if level == Int32(MN_SOL_SOCKET) && (name == Int32(MN_SO_TIMESTAMP) || name == Int32(MN_SO_TIMESTAMPNS)) {
+      unsafe Socket.readOption(endpoint, fd, level, Int32(MN_SO_TIMESTAMP + MN_SO_TIMESTAMPNS) - name)
+    }
+  }
+  return result
+}
+
+@c(mn_hook_getsockopt)
+public func getsockopt(
+  _ entry: UnsafeMutableRawPointer, _ fd: Int32, _ level: Int32, _ name: Int32, _ value: UnsafeMutableRawPointer?,
+  _ length: UnsafeMutablePointer<UInt32>?
+) -> Int32 {
+  if level == Int32(MN_SOL_SOCKET), name == Int32(MN_SO_ERROR), let socket = unsafe Socket.from(entry),
+    unsafe socket.pointee.endpoint != nil, let value = unsafe value, let length = unsafe length, unsafe length.pointee >= 4,
+    unsafe mn_load_relaxed_u32(Socket.word(socket, Int(MN_OFFSET_ENDPOINT_ERROR))) != 0
+  {
+    let error = unsafe mn_exchange_u32(Socket.word(socket, Int(MN_OFFSET_ENDPOINT_ERROR)), 0)
+    if error != 0 {
+      unsafe value.storeBytes(of: error, as: UInt32.self)
+      unsafe length.pointee = 4
+      return 0
+    }
+  }
+  return unsafe mn_real_getsockopt(fd, level, name, value, length)
+}
+
+/// The kernel knows the peer unless it could not connect the shadow itself.
+@c(mn_hook_getpeername)
+public func getpeername(
+  _ entry: UnsafeMutableRawPointer, _ fd: Int32, _ address: UnsafeMutableRawPointer?, _ length: UnsafeMutablePointer<UInt32>?
+) -> Int32 {
+  if let socket = unsafe Socket.from(entry), unsafe socket.pointee.endpoint != nil, let peer = unsafe Socket.peer(socket),
+    Socket.kernelName(fd, unsafe socket.pointee.domain, peer: true) == nil, unsafe address != nil, unsafe length != nil
+  {
+    unsafe peer.store(address, length, domain: socket.pointee.domain)
+    return 0
+  }
+  return unsafe mn_real_getpeername(fd, address, length)
+}
+
+@c(mn_hook_shutdown)
+public func shutdown(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ how: Int32) -> Int32 {
+  let result = mn_real_shutdown(fd, how)
+  guard let socket = unsafe Socket.from(entry), unsafe socket.pointee.endpoint != nil, how >= 0, how <= 2 else { return result }
+  // On Linux even the shutdown of an unconnected socket, which reports ENOTCONN, takes effect.
+  if how != Int32(MN_SHUT_WR) { unsafe Socket.setFlag(socket, MN_SOCKET_SHUTDOWN_READ, true) }
+  if how != Int32(MN_SHUT_RD) { unsafe Socket.setFlag(socket, MN_SOCKET_SHUTDOWN_WRITE, true) }
+  unsafe Wait.signal(socket, Socket.word(socket, Int(MN_OFFSET_ENDPOINT_RX_WAIT)))
+  return unsafe result != 0 && Socket.peer(socket) != nil ? 0 : result
+}
+
+/// O_NONBLOCK has changed (fcntl or FIONBIO). It belongs to the open file, so forked processes share it.
+@c(mn_hook_flags_changed)
+public func flagsChanged(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
+  if let socket = unsafe Socket.from(entry), let endpoint = unsafe socket.pointee.endpoint {
+    unsafe Socket.readFileFlags(endpoint, fd)
+  }
+}
+
+/// FIONREAD: the size of the next datagram, wherever it waits.
+@c(mn_hook_fionread)
+public func fionread(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ value: UnsafeMutablePointer<Int32>) -> Int32 {
+  if let socket = unsafe Socket.from(entry), unsafe socket.pointee.endpoint != nil,
+    let size = unsafe Socket.nextSize(socket)
+  {
+    unsafe value.pointee = Int32(size)
+    return 0
+  }
+  return unsafe mn_real_ioctl(fd, UInt64(MN_FIONREAD), value)
+}
+
+/// SIOCOUTQ: what the engine has not taken yet, and what the kernel has not sent yet.
+@c(mn_hook_outq)
+public func outq(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ value: UnsafeMutablePointer<Int32>) -> Int32 {
+  let result = unsafe mn_real_ioctl(fd, UInt64(MN_TIOCOUTQ), value)
+  if result == 0, let socket = unsafe Socket.from(entry), unsafe socket.pointee.isOffloaded {
+    let pending = unsafe socket.pointee.writer.pointee.pending
+    unsafe value.pointee &+= Int32(clamping: pending)
+  }
+  return result
+}
+
+extension Socket {
+  static func nextSize(_ socket: SocketPointer) -> Int? {
+    if unsafe !hasInput(socket) { return nil }
+    let lock = unsafe word(socket, Int(MN_OFFSET_ENDPOINT_RX_LOCK))
+    guard unsafe Lock.acquire(lock) else { return nil }
+    defer { unsafe Lock.release(lock) }
+    for engine in 0..<(unsafe Int(socket.pointee.channel.unsafelyUnwrapped.pointee.engineCount)) {
+      let reader = unsafe socket.pointee.readers + engine
+      unsafe reader.pointee.resume()
+      if case .record(let record) = unsafe reader.pointee.peek() { return record.length }
+    }
+    return nil
+  }
+}

@@ -1,0 +1,323 @@
+public import CMachnetABI
+public import CTrampoline
+import ShimChannel
+
+/// One receive call, however the program expressed it.
+@safe
+struct ReceiveCall {
+  var fd: Int32
+  var flags: Int32
+  var vectors: UnsafeMutablePointer<mn_iovec>?
+  var vectorCount: Int
+  var name: UnsafeMutableRawPointer?
+  var nameLength: UnsafeMutablePointer<UInt32>?
+  /// Set for recvmsg and its like: control messages and msg_flags are wanted.
+  var message: UnsafeMutablePointer<mn_msghdr>?
+
+  /// The same call on the shadow, without waiting and without touching errno.
+  ///
+  /// - Returns: bytes, or a negative errno value.
+  func onShadowWithoutWaiting() -> Int {
+    let flags = self.flags | Int32(MN_MSG_DONTWAIT)
+    if let message = unsafe message { return unsafe Int(mn_sys_recvmsg(fd, message, flags)) }
+    let vector = unsafe vectors.unsafelyUnwrapped[0]
+    return unsafe Int(mn_sys_recvfrom(fd, vector.base, vector.length, flags, name, nameLength))
+  }
+
+  /// The call as the program made it, on the shadow alone.
+  func onShadow() -> Int {
+    if let message = unsafe message { return unsafe Int(mn_real_recvmsg(fd, message, flags)) }
+    let vector = unsafe vectors.unsafelyUnwrapped[0]
+    return unsafe Int(mn_real_recvfrom(fd, vector.base, vector.length, flags, name, nameLength))
+  }
+}
+
+/// How often the shadow is looked at while the rings have something: one receive in this many.
+private let shadowEvery: UInt32 = 64
+
+extension Socket {
+  /// Receives one datagram from the rings or the shadow, whichever has one.
+  ///
+  /// - Parameter mayWait: false makes a blocking socket answer EAGAIN (the later datagrams of recvmmsg).
+  /// - Returns: as recvmsg(2), errno set on -1.
+  static func receive(_ socket: SocketPointer, _ call: ReceiveCall, mayWait: Bool = true) -> Int {
+    guard unsafe socket.pointee.endpoint != nil, call.flags & Int32(MN_MSG_ERRQUEUE) == 0 else { return call.onShadow() }
+    if unsafe mn_load_relaxed_u32(word(socket, Int(MN_OFFSET_ENDPOINT_ERROR))) != 0 {
+      let error = unsafe mn_exchange_u32(word(socket, Int(MN_OFFSET_ENDPOINT_ERROR)), 0)
+      if error != 0 {
+        mn_set_errno(Int32(truncatingIfNeeded: error))
+        return -1
+      }
+    }
+    unsafe socket.pointee.turn &+= 1
+    let shadowFirst = unsafe socket.pointee.turn & (shadowEvery &- 1) == 0
+    if !shadowFirst, let size = unsafe take(socket, call) { return size }
+
+    while true {
+      let result = call.onShadowWithoutWaiting()
+      if result != -MN_EAGAIN {
+        if result < 0 {
+          mn_set_errno(Int32(-result))
+          return -1
+        }
+        let endpoint = unsafe socket.pointee.endpoint.unsafelyUnwrapped
+        unsafe endpoint.pointee.kernel_rx_datagrams &+= 1
+        unsafe endpoint.pointee.kernel_rx_bytes &+= UInt64(result)
+        return result
+      }
+      if let size = unsafe take(socket, call) { return size }
+      if unsafe flags(socket) & UInt32(MN_SOCKET_SHUTDOWN_READ) != 0 { return 0 }
+      if unsafe !mayWait || isNonblocking(socket, call.flags) {
+        unsafe Wait.settle(socket)
+        mn_set_errno(Int32(MN_EAGAIN))
+        return -1
+      }
+      switch unsafe Wait.readable(socket, call.fd) {
+      case .ready, .lost:
+        if let size = unsafe take(socket, call) { return size }
+        // An error for the socket: the first thing that a receive reports.
+        let error = unsafe mn_exchange_u32(word(socket, Int(MN_OFFSET_ENDPOINT_ERROR)), 0)
+        if error != 0 {
+          mn_set_errno(Int32(truncatingIfNeeded: error))
+          return -1
+        }
+      case .timedOut:
+        mn_set_errno(Int32(MN_EAGAIN))
+        return -1
+      case .interrupted:
+        mn_set_errno(Int32(MN_EINTR))
+        return -1
+      }
+    }
+  }
+
+  /// Takes a datagram from the RX rings.
+  ///
+  /// - Returns: its size as the call is to report it; nil when the rings are empty.
+  private static func take(_ socket: SocketPointer, _ call: ReceiveCall) -> Int? {
+    if unsafe !hasInput(socket) { return nil }
+    let lock = unsafe word(socket, Int(MN_OFFSET_ENDPOINT_RX_LOCK))
+    // A signal handler that interrupted a receive of its own thread finds nothing here.
+    guard unsafe Lock.acquire(lock) else { return nil }
+    defer { unsafe Lock.release(lock) }
+    let count = unsafe Int(socket.pointee.channel.unsafelyUnwrapped.pointee.engineCount)
+    var tried = 0
+    var engine = unsafe socket.pointee.firstReader
+    while tried < count {
+      if engine >= count { engine = 0 }
+      let reader = unsafe socket.pointee.readers + engine
+      unsafe reader.pointee.resume()
+      switch unsafe reader.pointee.peek() {
+      case .record(let record):
+        let size = unsafe deliver(socket, record, call)
+        if call.flags & Int32(MN_MSG_PEEK) == 0 {
+          unsafe reader.pointee.advance(record)
+          unsafe reader.pointee.publish()
+          // Rings are drained in turn, so that no engine's traffic starves another's.
+          unsafe socket.pointee.firstReader = engine + 1
+        } else {
+          unsafe socket.pointee.firstReader = engine
+        }
+        return size
+      case .empty:
+        // `resume` may have stepped over a pad only.
+        break
+      case .damaged:
+        unsafe mn_log(1, "ring of descriptor % is damaged", Int64(call.fd), 0)
+        unsafe socket.pointee.engineLost = true
+        return nil
+      }
+      tried += 1
+      engine += 1
+    }
+    return nil
+  }
+
+  /// Copies a datagram and what is known of it to the program.
+  @inline(__always)
+  private static func deliver(_ socket: SocketPointer, _ record: Record, _ call: ReceiveCall) -> Int {
+    var from = unsafe record.payload
+    var left = record.length
+    var index = 0
+    while left > 0, index < call.vectorCount {
+      let vector = unsafe call.vectors.unsafelyUnwrapped[index]
+      let size = unsafe min(vector.length, left)
+      if size > 0, let base = unsafe vector.base { unsafe mn_copy(base, from, size) }
+      unsafe from += size
+      left -= size
+      index += 1
+    }
+    let header = unsafe record.header
+    if unsafe call.name != nil {
+      let sender = unsafe Name(mapped: header.pointee.remote, port: header.pointee.remote_port)
+      if let message = unsafe call.message {
+        unsafe withUnsafeMutablePointer(to: &message.pointee.name_length) {
+          unsafe sender.store(call.name, $0, domain: socket.pointee.domain)
+        }
+      } else {
+        unsafe sender.store(call.name, call.nameLength, domain: socket.pointee.domain)
+      }
+    }
+    if let message = unsafe call.message { unsafe describe(socket, record, message, truncated: left > 0) }
+    return call.flags & Int32(MN_MSG_TRUNC) != 0 ? record.length : record.length - left
+  }
+
+  /// msg_flags and control messages, in the kernel's order (socket level first, then IP).
+  private static func describe(_ socket: SocketPointer, _ record: Record, _ message: UnsafeMutablePointer<mn_msghdr>, truncated: Bool) {
+    let flags = unsafe self.flags(socket)
+    var writer = unsafe ControlWriter(base: message.pointee.control, room: message.pointee.control_length)
+    let header = unsafe record.header
+    if unsafe message.pointee.name == nil { unsafe message.pointee.name_length = 0 }
+    if flags & UInt32(MN_SOCKET_TIMESTAMP) != 0 {
+      let time = unsafe header.pointee.timestamp
+      writer.put(MN_SOL_SOCKET, MN_SO_TIMESTAMP, (time / 1_000_000_000, time % 1_000_000_000 / 1000), size: 16)
+    }
+    if flags & UInt32(MN_SOCKET_TIMESTAMPNS) != 0 {
+      let time = unsafe header.pointee.timestamp
+      writer.put(MN_SOL_SOCKET, MN_SO_TIMESTAMPNS, (time / 1_000_000_000, time % 1_000_000_000), size: 16)
+    }
+    if flags & UInt32(MN_SOCKET_RXQ_OVFL) != 0 {
+      let drops = unsafe mn_load_relaxed_u64(word(socket, Int(MN_OFFSET_ENDPOINT_RX_DROPS)))
+      if drops != 0 { writer.put(MN_SOL_SOCKET, MN_SO_RXQ_OVFL, (drops & 0xffff_ffff, 0), size: 4) }
+    }
+    if flags & UInt32(MN_SOCKET_PKTINFO) != 0 {
+      let to = unsafe UInt64(header.pointee.local.words.3)
+      // in_pktinfo: interface, local address (spec_dst), destination address.
+      unsafe writer.put(MN_IPPROTO_IP, MN_IP_PKTINFO, (UInt64(header.pointee.interface) | to << 32, to), size: 12)
+    }
+    if flags & UInt32(MN_SOCKET_RECVTTL) != 0 {
+      unsafe writer.put(MN_IPPROTO_IP, MN_IP_TTL, (UInt64(header.pointee.ttl), 0), size: 4)
+    }
+    if flags & UInt32(MN_SOCKET_RECVTOS) != 0 {
+      unsafe writer.put(MN_IPPROTO_IP, MN_IP_TOS, (UInt64(header.pointee.tos), 0), size: 1)
+    }
+    if flags & UInt32(MN_SOCKET_RECVPKTINFO6) != 0 {
+      unsafe writer.putPacketInfo6(header.pointee.local, interface: header.pointee.interface)
+    }
+    unsafe message.pointee.control_length = writer.used
+    unsafe message.pointee.flags = Int32((truncated ? MN_MSG_TRUNC : 0) | (writer.truncated ? MN_MSG_CTRUNC : 0))
+  }
+}
+
+/// Writes control messages as put_cmsg of the kernel does: the last one is cut when there is no room for it.
+@safe
+private struct ControlWriter {
+  private let base: UnsafeMutableRawPointer?
+  private let room: Int
+  private(set) var used = 0
+  private(set) var truncated = false
+
+  init(base: UnsafeMutableRawPointer?, room: Int) {
+    unsafe self.base = base
+    self.room = unsafe base == nil ? 0 : room
+  }
+
+  mutating func put(_ level: Int, _ type: Int, _ value: (UInt64, UInt64), size: Int) {
+    var value = (value.0, value.1, UInt64(0))
+    unsafe withUnsafeBytes(of: &value) { unsafe putBytes(level, type, $0.baseAddress!, size) }
+  }
+
+  mutating func putPacketInfo6(_ address: mn_address, interface: UInt32) {
+    var value = (address, interface, UInt32(0))
+    unsafe withUnsafeBytes(of: &value) { unsafe putBytes(MN_IPPROTO_IPV6, MN_IPV6_PKTINFO, $0.baseAddress!, 20) }
+  }
+
+  private mutating func putBytes(_ level: Int, _ type: Int, _ data: UnsafeRawPointer, _ size: Int) {
+    guard let base = unsafe base, room - used >= 16 else {
+      truncated = true
+      return
+    }
+    var length = 16 + size
+    if length > room - used {
+      truncated = true
+      length = room - used
+    }
+    unsafe (base + used).storeBytes(of: mn_cmsghdr(length: length, level: Int32(level), type: Int32(type)), as: mn_cmsghdr.self)
+    unsafe mn_copy(base + used + 16, data, length - 16)
+    used += min((length + 7) & ~7, room - used)
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------------ hooks
+
+@c(mn_hook_recvfrom)
+public func recvfrom(
+  _ entry: UnsafeMutableRawPointer, _ fd: Int32, _ data: UnsafeMutableRawPointer?, _ size: Int, _ flags: Int32,
+  _ address: UnsafeMutableRawPointer?, _ length: UnsafeMutablePointer<UInt32>?
+) -> Int {
+  guard let socket = unsafe Socket.from(entry) else { return unsafe Int(mn_real_recvfrom(fd, data, size, flags, address, length)) }
+  var vector = unsafe mn_iovec(base: data, length: size)
+  return unsafe withUnsafeMutablePointer(to: &vector) { vector in
+    let call = unsafe ReceiveCall(
+      fd: fd, flags: flags, vectors: vector, vectorCount: 1, name: length == nil ? nil : address, nameLength: length, message: nil)
+    return unsafe Socket.receive(socket, call)
+  }
+}
+
+extension ReceiveCall {
+  init?(_ fd: Int32, _ message: UnsafeMutablePointer<mn_msghdr>, _ flags: Int32) {
+    let count = unsafe message.pointee.vector_count
+    guard count <= 1024, unsafe count == 0 || message.pointee.vectors != nil else { return nil }
+    unsafe self.init(
+      fd: fd, flags: flags, vectors: message.pointee.vectors, vectorCount: count, name: message.pointee.name, nameLength: nil,
+      message: message)
+  }
+}
+
+@c(mn_hook_recvmsg)
+public func recvmsg(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ message: UnsafeMutablePointer<mn_msghdr>?, _ flags: Int32) -> Int {
+  guard let socket = unsafe Socket.from(entry), let message = unsafe message, let call = unsafe ReceiveCall(fd, message, flags)
+  else { return unsafe Int(mn_real_recvmsg(fd, message, flags)) }
+  return unsafe Socket.receive(socket, call)
+}
+
+/// recvmmsg(2): waits for the first datagram as the socket says, for the later ones unless MSG_WAITFORONE; the timeout
+/// is looked at after each datagram, as on the kernel (recvmmsg(2), BUGS).
+@c(mn_hook_recvmmsg)
+public func recvmmsg(
+  _ entry: UnsafeMutableRawPointer, _ fd: Int32, _ messages: UnsafeMutablePointer<mn_mmsghdr>?, _ count: UInt32, _ flags: Int32,
+  _ timeout: UnsafeMutablePointer<mn_timespec>?
+) -> Int32 {
+  guard let messages = unsafe messages else {
+    mn_set_errno(Int32(MN_EFAULT))
+    return -1
+  }
+  let saved = mn_get_errno()
+  let start = unsafe timeout == nil ? 0 : mn_sys_nanoseconds()
+  var limit: UInt64 = 0
+  if let timeout = unsafe timeout {
+    guard unsafe timeout.pointee.seconds >= 0, unsafe timeout.pointee.nanoseconds >= 0,
+      unsafe timeout.pointee.nanoseconds < 1_000_000_000
+    else {
+      mn_set_errno(Int32(MN_EINVAL))
+      return -1
+    }
+    limit = unsafe UInt64(min(timeout.pointee.seconds, 1 << 32)) * 1_000_000_000 + UInt64(timeout.pointee.nanoseconds)
+  }
+  var received: UInt32 = 0
+  while received < min(count, 1024) {
+    let message = unsafe messages + Int(received)
+    let mayWait = received == 0 || flags & Int32(MN_MSG_WAITFORONE) == 0
+    let callFlags = flags & ~Int32(MN_MSG_WAITFORONE)
+    let result = unsafe withUnsafeMutablePointer(to: &message.pointee.header) { header -> Int in
+      guard let socket = unsafe Socket.from(entry), let call = unsafe ReceiveCall(fd, header, callFlags) else {
+        return unsafe Int(mn_real_recvmsg(fd, header, mayWait ? callFlags : callFlags | Int32(MN_MSG_DONTWAIT)))
+      }
+      if unsafe socket.pointee.endpoint == nil && !mayWait {
+        return unsafe Int(mn_real_recvmsg(fd, header, callFlags | Int32(MN_MSG_DONTWAIT)))
+      }
+      return unsafe Socket.receive(socket, call, mayWait: mayWait)
+    }
+    if result < 0 { break }
+    unsafe message.pointee.length = UInt32(truncatingIfNeeded: result)
+    received += 1
+    if let timeout = unsafe timeout {
+      let elapsed = mn_sys_nanoseconds() &- start
+      let left = elapsed < limit ? limit - elapsed : 0
+      unsafe timeout.pointee = mn_timespec(seconds: Int64(left / 1_000_000_000), nanoseconds: Int64(left % 1_000_000_000))
+      if left == 0 { break }
+    }
+  }
+  if received > 0 { mn_set_errno(saved) }
+  return received > 0 || count == 0 ? Int32(received) : -1
+}

@@ -1,0 +1,387 @@
+public import CMachnetABI
+public import CTrampoline
+import ShimChannel
+
+/// Where a datagram goes.
+enum Verdict {
+  case kernel
+  case ring
+  /// The rule says so of a lost engine.
+  case down
+}
+
+/// One datagram to be sent, however the program expressed it.
+@safe
+struct SendCall {
+  var fd: Int32
+  var flags: Int32
+  var vectors: UnsafePointer<mn_iovec>?
+  var vectorCount: Int
+  var size: Int
+  /// The name that the program gave; nil: the peer.
+  var name: UnsafeRawPointer?
+  var nameLength: UInt32
+  var control: UnsafeRawPointer?
+  var controlLength: Int
+
+  /// The same datagram on the shadow.
+  func onShadow() -> Int {
+    var message = unsafe mn_msghdr(
+      name: UnsafeMutableRawPointer(mutating: name), name_length: nameLength, vectors: UnsafeMutablePointer(mutating: vectors),
+      vector_count: vectorCount, control: UnsafeMutableRawPointer(mutating: control), control_length: controlLength, flags: 0)
+    return unsafe Int(mn_real_sendmsg(fd, &message, flags))
+  }
+}
+
+/// What a program's control messages ask of a datagram.
+private struct SendOptions {
+  var source: UInt32 = 0
+  var hasSource = false
+  var ttl: UInt8 = 0
+  var hasTTL = false
+  var tos: UInt8 = 0
+  var hasTOS = false
+  var segment: UInt16 = 0
+
+  /// - Returns: false when something is asked that only the kernel can do or judge.
+  mutating func parse(_ control: UnsafeRawPointer, _ length: Int) -> Bool {
+    var at = 0
+    while at + 16 <= length {
+      let header = unsafe (control + at).loadUnaligned(as: mn_cmsghdr.self)
+      guard header.length >= 16, header.length <= length - at else { return false }
+      let size = Int(header.length) - 16
+      let data = unsafe control + at + 16
+      switch (Int(header.level), Int(header.type)) {
+      case (MN_IPPROTO_IP, MN_IP_PKTINFO) where size >= 12:
+        source = unsafe UInt32(bigEndian: data.loadUnaligned(fromByteOffset: 4, as: UInt32.self))
+        hasSource = source != 0
+      case (MN_IPPROTO_IPV6, MN_IPV6_PKTINFO) where size >= 20:
+        guard unsafe UInt32(bigEndian: data.loadUnaligned(fromByteOffset: 8, as: UInt32.self)) == 0xffff else { return false }
+        source = unsafe UInt32(bigEndian: data.loadUnaligned(fromByteOffset: 12, as: UInt32.self))
+        hasSource = source != 0
+      case (MN_IPPROTO_IP, MN_IP_TTL) where size >= 4:
+        let value = unsafe data.loadUnaligned(as: Int32.self)
+        guard value >= 1 && value <= 255 else { return false }
+        ttl = UInt8(value)
+        hasTTL = true
+      case (MN_IPPROTO_IP, MN_IP_TOS) where size == 4 || size == 1:
+        tos = unsafe data.load(as: UInt8.self)
+        hasTOS = true
+      case (MN_IPPROTO_UDP, MN_UDP_SEGMENT) where size == 2:
+        segment = unsafe data.loadUnaligned(as: UInt16.self)
+      default:
+        return false
+      }
+      at += (Int(header.length) + 7) & ~7
+    }
+    return true
+  }
+}
+
+private let understoodFlags = Int32(MN_MSG_DONTWAIT | MN_MSG_NOSIGNAL | MN_MSG_CONFIRM)
+
+extension Socket {
+  /// Sends one datagram where its flow leads.
+  ///
+  /// - Parameter ring: whether to ring the engine's doorbell; a batch rings once, at its end.
+  /// - Returns: as sendmsg(2), errno set on -1.
+  static func send(_ socket: SocketPointer, _ call: inout SendCall, bell ring: Bool = true) -> Int {
+    guard let process = unsafe process, let directory = unsafe process.pointee.directory,
+      call.flags & ~understoodFlags == 0
+    else { return call.onShadow() }
+
+    let destination: Name
+    if unsafe call.name == nil {
+      guard unsafe socket.pointee.endpoint != nil, let peer = unsafe peer(socket) else { return call.onShadow() }
+      destination = peer
+    } else {
+      guard case .ipv4(var name) = unsafe Name.parse(call.name, call.nameLength, domain: socket.pointee.domain),
+        name.port != 0, !name.isMulticastOrBroadcast
+      else { return call.onShadow() }
+      // The kernel takes the wildcard as "this host".
+      if name.address == 0 { name.address = 0x7f00_0001 }
+      destination = name
+    }
+
+    switch unsafe verdict(socket, process, directory, destination) {
+    case .kernel:
+      return unsafe countedOnShadow(socket, call)
+    case .down:
+      mn_set_errno(Int32(MN_ENETDOWN))
+      return -1
+    case .ring:
+      break
+    }
+    if unsafe !socket.pointee.isOffloaded {
+      if unsafe kernelName(call.fd, socket.pointee.domain, peer: false)?.port == 0 {
+        unsafe autobind(call.fd, socket.pointee.domain)
+      }
+      guard unsafe attach(socket, call.fd) else { return call.onShadow() }
+    }
+
+    var options = SendOptions()
+    if let control = unsafe call.control, call.controlLength > 0, unsafe !options.parse(control, call.controlLength) {
+      return unsafe countedOnShadow(socket, call)
+    }
+    let endpoint = unsafe socket.pointee.endpoint.unsafelyUnwrapped
+    if unsafe mn_load_relaxed_u32(word(socket, Int(MN_OFFSET_ENDPOINT_ERROR))) != 0 {
+      let error = unsafe mn_exchange_u32(word(socket, Int(MN_OFFSET_ENDPOINT_ERROR)), 0)
+      if error != 0 {
+        mn_set_errno(Int32(truncatingIfNeeded: error))
+        return -1
+      }
+    }
+    if unsafe flags(socket) & UInt32(MN_SOCKET_SHUTDOWN_WRITE) != 0 { return call.onShadow() }
+    if call.size > Int(MN_DATAGRAM_MAX) {
+      mn_set_errno(Int32(MN_EMSGSIZE))
+      return -1
+    }
+    if options.segment == 0 { options.segment = unsafe endpoint.pointee.segment }
+
+    while true {
+      switch unsafe enqueue(socket, &call, destination, options) {
+      case .done:
+        if ring { unsafe self.ring(socket, directory) }
+        return call.size
+      case .reentered:
+        // A signal handler sends while the thread it interrupted is inside this socket: the shadow has no such lock.
+        return unsafe countedOnShadow(socket, call)
+      case .full:
+        unsafe socket.pointee.fullCount &+= 1
+        unsafe self.ring(socket, directory)
+        if unsafe engineIsGone(socket, process) { return unsafe countedOnShadow(socket, call) }
+        if unsafe isNonblocking(socket, call.flags) {
+          unsafe Wait.armWritable(socket)
+          mn_set_errno(Int32(MN_EAGAIN))
+          return -1
+        }
+        switch unsafe Wait.writable(socket, call.fd) {
+        case .ready: continue
+        case .timedOut:
+          mn_set_errno(Int32(MN_EAGAIN))
+          return -1
+        case .interrupted:
+          mn_set_errno(Int32(MN_EINTR))
+          return -1
+        case .lost:
+          return unsafe countedOnShadow(socket, call)
+        }
+      }
+    }
+  }
+
+  private enum Enqueued { case done, full, reentered }
+
+  /// Copies the datagram into the TX ring and publishes it.
+  @inline(__always)
+  private static func enqueue(_ socket: SocketPointer, _ call: inout SendCall, _ destination: Name, _ options: SendOptions)
+    -> Enqueued
+  {
+    let lock = unsafe word(socket, Int(MN_OFFSET_ENDPOINT_TX_LOCK))
+    guard unsafe Lock.acquire(lock) else { return .reentered }
+    defer { unsafe Lock.release(lock) }
+    unsafe socket.pointee.writer.pointee.resume()
+    guard let record = unsafe socket.pointee.writer.pointee.reserve(call.size) else { return .full }
+    let endpoint = unsafe socket.pointee.endpoint.unsafelyUnwrapped
+    let header = unsafe record.header
+    var flags = 0
+    unsafe header.pointee.remote = destination.mapped
+    unsafe header.pointee.remote_port = destination.port
+    if options.hasSource {
+      flags |= MN_RECORD_LOCAL_ADDRESS
+      unsafe header.pointee.local = Name(address: options.source, port: 0).mapped
+    }
+    if unsafe options.hasTTL || endpoint.pointee.ttl_set != 0 {
+      flags |= MN_RECORD_TTL
+      unsafe header.pointee.ttl = options.hasTTL ? options.ttl : endpoint.pointee.ttl
+    }
+    if unsafe options.hasTOS || endpoint.pointee.tos_set != 0 {
+      flags |= MN_RECORD_TOS
+      unsafe header.pointee.tos = options.hasTOS ? options.tos : endpoint.pointee.tos
+    }
+    if unsafe endpoint.pointee.mtu_discover == UInt32(MN_IP_PMTUDISC_DO) { flags |= MN_RECORD_DONT_FRAGMENT }
+    unsafe header.pointee.flags = UInt16(truncatingIfNeeded: flags)
+    unsafe header.pointee.segment = options.segment
+
+    var to = unsafe record.payload
+    var left = call.size
+    var index = 0
+    while left > 0, index < call.vectorCount {
+      let vector = unsafe call.vectors.unsafelyUnwrapped[index]
+      // The vectors are the program's memory and may have changed since they were added up.
+      let size = unsafe min(vector.length, left)
+      if size > 0, let base = unsafe vector.base { unsafe mn_copy(to, base, size) }
+      unsafe to += size
+      left -= size
+      index += 1
+    }
+    unsafe socket.pointee.writer.pointee.commit(record)
+    unsafe socket.pointee.writer.pointee.publish()
+    return .done
+  }
+
+  /// Tells the home engine, if it needs to be told.
+  @inline(__always)
+  static func ring(_ socket: SocketPointer, _ directory: Directory) {
+    let channel = unsafe socket.pointee.channel.unsafelyUnwrapped
+    let home = unsafe socket.pointee.home
+    let index = unsafe socket.pointee.index
+    let bits = unsafe channel.pointee.base + Int(MN_CHANNEL_READY) + Int(home) * 64 + Int(index >> 6) * 8
+    let bit = UInt64(1) << UInt64(index & 63)
+    // The published tail comes before both looks: pairs with the engine's fence after it cleared the bit, and with
+    // its fence after it wrote `sleeping`.
+    mn_fence()
+    if unsafe mn_load_relaxed_u64(bits) & bit == 0 { _ = unsafe mn_fetch_or_u64(bits, bit) }
+    if unsafe mn_load_relaxed_u32(directory.engineWord(home)) != 0 {
+      var one: UInt64 = 1
+      _ = unsafe mn_sys_write(channel.pointee.doorbells[Int(home & 15)], &one, 8)
+    }
+  }
+
+  /// Where a datagram to `destination` goes. The outcome is remembered for the last destination; whether a local
+  /// endpoint listens there is asked every time, because programs come and go.
+  @inline(__always)
+  static func verdict(_ socket: SocketPointer, _ process: ProcessPointer, _ directory: Directory, _ destination: Name) -> Verdict {
+    let generation = directory.rulesGeneration
+    if unsafe socket.pointee.cached != destination || socket.pointee.cachedGeneration != generation {
+      unsafe classify(socket, process, directory, destination)
+    }
+    if unsafe !socket.pointee.cachedToMachnet { return .kernel }
+    if unsafe socket.pointee.engineLost || (socket.pointee.refused && socket.pointee.refusedGeneration == generation) {
+      return unsafe socket.pointee.cachedLossIsError && socket.pointee.engineLost ? .down : .kernel
+    }
+    let local = unsafe socket.pointee.cachedLocal
+    // A local destination that no endpoint of the daemon owns is some plain program's: through the shadow.
+    if unsafe local.port == 1 && !directory.hasLocalEndpoint(
+      netns: socket.pointee.netns, address: destination.address, port: destination.port)
+    {
+      return .kernel
+    }
+    return .ring
+  }
+
+  @inline(never)
+  private static func classify(_ socket: SocketPointer, _ process: ProcessPointer, _ directory: Directory, _ destination: Name) {
+    unsafe refreshRules(process)
+    let generation = unsafe process.pointee.generation
+    let hostOwn = unsafe directory.isHostAddress(destination.address, netns: socket.pointee.netns)
+    let reachable = hostOwn || directory.isEngineAddress(destination.address) || directory.route(to: destination.address) != nil
+    let local = unsafe socket.pointee.local
+    let source = sourceAddress(directory, bound: local.address, to: destination.address, hostOwn: hostOwn)
+    let rules = directory.rules(generation: generation)
+    var toMachnet = false
+    var lossIsError = false
+    if let index = unsafe rules.first(
+      program: process.pointee.mask, localAddress: source, localPort: local.port, remoteAddress: destination.address,
+      remotePort: destination.port)
+    {
+      let rule = rules.rule(index)
+      toMachnet = rule.path == UInt8(MN_PATH_MACHNET) && reachable
+      lossIsError = rule.on_engine_loss == UInt8(MN_LOSS_ERROR)
+    }
+    unsafe socket.pointee.cached = destination
+    unsafe socket.pointee.cachedLocal = Name(address: source, port: hostOwn ? 1 : 0)
+    unsafe socket.pointee.cachedToMachnet = toMachnet
+    unsafe socket.pointee.cachedLossIsError = lossIsError
+    unsafe socket.pointee.cachedGeneration = generation
+  }
+
+  private static func countedOnShadow(_ socket: SocketPointer, _ call: SendCall) -> Int {
+    let result = call.onShadow()
+    if let endpoint = unsafe socket.pointee.endpoint, result >= 0 {
+      unsafe endpoint.pointee.kernel_tx_datagrams &+= 1
+      unsafe endpoint.pointee.kernel_tx_bytes &+= UInt64(result)
+    }
+    return result
+  }
+
+  /// Looks whether the daemon has died when the engine has taken nothing for two milliseconds or so.
+  static func engineIsGone(_ socket: SocketPointer, _ process: ProcessPointer) -> Bool {
+    if unsafe socket.pointee.engineLost { return true }
+    let now = mn_cycles()
+    let head = unsafe socket.pointee.writer.pointee.pending
+    if unsafe head != socket.pointee.progressHead {
+      unsafe socket.pointee.progressHead = head
+      unsafe socket.pointee.progress = now
+      return false
+    }
+    if unsafe now &- socket.pointee.progress < 4_000_000 { return false }
+    unsafe socket.pointee.progress = now
+    return unsafe Loss.check(process)
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------------ hooks
+
+@c(mn_hook_sendto)
+public func sendto(
+  _ entry: UnsafeMutableRawPointer, _ fd: Int32, _ data: UnsafeRawPointer?, _ size: Int, _ flags: Int32,
+  _ address: UnsafeRawPointer?, _ length: UInt32
+) -> Int {
+  guard let socket = unsafe Socket.from(entry) else { return unsafe Int(mn_real_sendto(fd, data, size, flags, address, length)) }
+  var vector = unsafe mn_iovec(base: UnsafeMutableRawPointer(mutating: data), length: size)
+  return unsafe withUnsafePointer(to: &vector) { vector in
+    var call = unsafe SendCall(
+      fd: fd, flags: flags, vectors: vector, vectorCount: 1, size: size, name: address, nameLength: length, control: nil,
+      controlLength: 0)
+    return unsafe Socket.send(socket, &call)
+  }
+}
+
+extension SendCall {
+  /// - Returns: nil when the vectors are the kernel's to refuse.
+  init?(_ fd: Int32, _ message: UnsafePointer<mn_msghdr>, _ flags: Int32) {
+    let count = unsafe message.pointee.vector_count
+    guard count <= 1024, unsafe count == 0 || message.pointee.vectors != nil else { return nil }
+    var total = 0
+    for index in 0..<count {
+      let (sum, overflow) = unsafe total.addingReportingOverflow(message.pointee.vectors[index].length)
+      if overflow || sum < 0 { return nil }
+      total = sum
+    }
+    unsafe self.init(
+      fd: fd, flags: flags, vectors: UnsafePointer(message.pointee.vectors), vectorCount: count, size: total,
+      name: UnsafeRawPointer(message.pointee.name), nameLength: message.pointee.name_length,
+      control: UnsafeRawPointer(message.pointee.control), controlLength: message.pointee.control_length)
+  }
+}
+
+@c(mn_hook_sendmsg)
+public func sendmsg(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ message: UnsafePointer<mn_msghdr>?, _ flags: Int32) -> Int {
+  guard let socket = unsafe Socket.from(entry), let message = unsafe message, var call = unsafe SendCall(fd, message, flags)
+  else { return unsafe Int(mn_real_sendmsg(fd, message, flags)) }
+  return unsafe Socket.send(socket, &call)
+}
+
+/// sendmmsg(2): as many as go; an error is reported only when nothing went.
+@c(mn_hook_sendmmsg)
+public func sendmmsg(
+  _ entry: UnsafeMutableRawPointer, _ fd: Int32, _ messages: UnsafeMutablePointer<mn_mmsghdr>?, _ count: UInt32, _ flags: Int32
+) -> Int32 {
+  guard let messages = unsafe messages else {
+    mn_set_errno(Int32(MN_EFAULT))
+    return count == 0 ? 0 : -1
+  }
+  let saved = mn_get_errno()
+  var sent: UInt32 = 0
+  // The kernel, too, takes at most 1024 (UIO_MAXIOV) at a time.
+  while sent < min(count, 1024) {
+    let message = unsafe messages + Int(sent)
+    let result = unsafe withUnsafePointer(to: &message.pointee.header) { header -> Int in
+      guard let socket = unsafe Socket.from(entry), var call = unsafe SendCall(fd, header, flags) else {
+        return unsafe Int(mn_real_sendmsg(fd, header, flags))
+      }
+      return unsafe Socket.send(socket, &call, bell: false)
+    }
+    if result < 0 { break }
+    unsafe message.pointee.length = UInt32(truncatingIfNeeded: result)
+    sent += 1
+  }
+  if sent > 0, let socket = unsafe Socket.from(entry), unsafe socket.pointee.isOffloaded,
+    let directory = unsafe process?.pointee.directory
+  {
+    unsafe Socket.ring(socket, directory)
+    mn_set_errno(saved)
+  }
+  return sent > 0 || count == 0 ? Int32(sent) : -1
+}

@@ -1,0 +1,293 @@
+public import CMachnetABI
+public import CTrampoline
+import ShimChannel
+
+/// What a descriptor in the table is: sockets and epolls share the table, told apart by their first word.
+enum Kind {
+  static let free: UInt32 = 0
+  static let socket: UInt32 = 1
+  static let epoll: UInt32 = 2
+}
+
+/// A UDP socket of this process that may leave the kernel. The program's descriptor is its shadow.
+///
+/// Memory of sockets is never unmapped and reused only after many other closes, because a thread may still be inside
+/// a call on a socket that another one closes.
+@safe
+struct Socket {
+  var kind: UInt32
+  /// Descriptors of this process that name it (dup).
+  var descriptors: UInt32
+  var domain: Int32
+  /// The eventfd that the engine signals; -1 until there is an endpoint.
+  var event: Int32
+  /// nil: a candidate, on the kernel so far.
+  var endpoint: UnsafeMutablePointer<mn_endpoint>?
+  var channel: UnsafeMutablePointer<Channel>?
+  var index: UInt32
+  var home: UInt32
+  var netns: UInt16
+  /// The engine is gone: what its rings still hold is delivered, everything else goes to the shadow.
+  var engineLost: Bool
+  /// The daemon refused an endpoint; not asked again until the rules change.
+  var refused: Bool
+  var refusedGeneration: UInt32
+  /// As granted by the daemon (address 0: the wildcard).
+  var local: Name
+  /// The last flow that was classified, and the outcome.
+  var cached: Name
+  var cachedLocal: Name
+  var cachedGeneration: UInt32
+  var cachedToMachnet: Bool
+  var cachedLossIsError: Bool
+  /// Counts receives, so that the shadow is looked at now and then while the rings are busy.
+  var turn: UInt32
+  /// The RX ring that is looked at first.
+  var firstReader: Int
+  /// When the engine last took something from the TX ring, by the cycle counter, and how far it was.
+  var progress: UInt64
+  var progressHead: UInt64
+  /// TX found full since the last time EPOLLOUT was reported (edge-triggered waiters).
+  var fullCount: UInt32
+  /// The epolls that watch it.
+  var watches: UnsafeMutablePointer<Watch>?
+  var writer: UnsafeMutablePointer<RingWriter>
+  var readers: UnsafeMutablePointer<RingReader>
+  var next: UnsafeMutablePointer<Socket>?
+
+  var isOffloaded: Bool { unsafe endpoint != nil && !engineLost }
+}
+
+typealias SocketPointer = UnsafeMutablePointer<Socket>
+
+extension Socket {
+  static func word(_ socket: SocketPointer, _ offset: Int) -> UnsafeMutableRawPointer {
+    unsafe UnsafeMutableRawPointer(socket.pointee.endpoint.unsafelyUnwrapped) + offset
+  }
+
+  static func flags(_ socket: SocketPointer) -> UInt32 {
+    unsafe mn_load_relaxed_u32(word(socket, Int(MN_OFFSET_ENDPOINT_FLAGS)))
+  }
+
+  static func setFlag(_ socket: SocketPointer, _ flag: Int, _ on: Bool) {
+    let at = unsafe word(socket, Int(MN_OFFSET_ENDPOINT_FLAGS))
+    if on {
+      _ = unsafe mn_fetch_or_u32(at, UInt32(flag))
+    } else {
+      _ = unsafe mn_fetch_and_u32(at, ~UInt32(flag))
+    }
+  }
+
+  static func isNonblocking(_ socket: SocketPointer, _ flags: Int32) -> Bool {
+    unsafe flags & Int32(MN_MSG_DONTWAIT) != 0 || self.flags(socket) & UInt32(MN_SOCKET_NONBLOCK) != 0
+  }
+
+  /// Whether some RX ring holds something. Lock-free: a hint that is exact when nobody else reads.
+  static func hasInput(_ socket: SocketPointer) -> Bool {
+    guard let channel = unsafe socket.pointee.channel else { return false }
+    var engine = 0
+    let count = unsafe Int(channel.pointee.engineCount)
+    while engine < count {
+      let ring = unsafe ringBase(socket, reader: engine)
+      // Acquire: pairs with the engine's publish.
+      let tail = unsafe mn_load_acquire_u64(ring)
+      if unsafe tail != mn_load_relaxed_u64(ring + 64) { return true }
+      engine += 1
+    }
+    return unsafe mn_load_relaxed_u32(word(socket, Int(MN_OFFSET_ENDPOINT_ERROR))) != 0
+  }
+
+  /// Sum of the engines' tails: changes exactly when something arrives (the edge of edge-triggered waiting).
+  static func arrivals(_ socket: SocketPointer) -> UInt64 {
+    guard let channel = unsafe socket.pointee.channel else { return 0 }
+    var sum: UInt64 = 0
+    for engine in 0..<(unsafe Int(channel.pointee.engineCount)) {
+      sum &+= unsafe mn_load_acquire_u64(ringBase(socket, reader: engine))
+    }
+    return sum
+  }
+
+  /// Whether a datagram of any size would be taken now. A full TX ring is a full send buffer.
+  static func hasRoom(_ socket: SocketPointer) -> Bool {
+    let ring = unsafe ringBaseOfWriter(socket)
+    let used = unsafe mn_load_relaxed_u64(ring) &- mn_load_acquire_u64(ring + 64)
+    // The largest record and the largest pad before it: whatever is sent next will fit.
+    let largest = 2 * ringStride(UInt64(MN_DATAGRAM_MAX))
+    return unsafe used + largest <= UInt64(socket.pointee.channel.unsafelyUnwrapped.pointee.txCapacity)
+  }
+
+  private static func ringBaseOfWriter(_ socket: SocketPointer) -> UnsafeMutableRawPointer {
+    let channel = unsafe socket.pointee.channel.unsafelyUnwrapped
+    return unsafe channel.pointee.base
+      + Int(
+        mn_rings_offset(
+          socket.pointee.index, channel.pointee.capacity, channel.pointee.engineCount, channel.pointee.txCapacity,
+          channel.pointee.rxCapacity))
+  }
+
+  private static func ringBase(_ socket: SocketPointer, reader engine: Int) -> UnsafeMutableRawPointer {
+    let channel = unsafe socket.pointee.channel.unsafelyUnwrapped
+    return unsafe ringBaseOfWriter(socket)
+      + Int(mn_ring_stride(UInt64(channel.pointee.txCapacity)) + UInt64(engine) * mn_ring_stride(UInt64(channel.pointee.rxCapacity)))
+  }
+
+  /// Points the socket at its block and rings in the channel.
+  static func bindRings(_ socket: SocketPointer) {
+    let channel = unsafe socket.pointee.channel.unsafelyUnwrapped
+    unsafe socket.pointee.writer.initialize(
+      to: RingWriter(unsafe: ringBaseOfWriter(socket), capacity: channel.pointee.txCapacity))
+    for engine in 0..<(unsafe Int(channel.pointee.engineCount)) {
+      unsafe (socket.pointee.readers + engine).initialize(
+        to: RingReader(unsafe: ringBase(socket, reader: engine), capacity: channel.pointee.rxCapacity))
+    }
+  }
+}
+
+/// Where sockets come from: blocks of memory that are never given back, and a queue of closed ones.
+@safe
+struct SocketSlab {
+  private var oldest: SocketPointer? = nil
+  private var newest: SocketPointer? = nil
+  private var waiting = 0
+  private var blocks: UnsafeMutableRawPointer? = nil
+  private var usedInBlock = 0
+
+  private static let perBlock = 256
+  /// How many closes lie between a socket's end and its next use.
+  private static let quarantine = 1024
+  private static var stride: Int {
+    let size = MemoryLayout<Socket>.stride + MemoryLayout<RingWriter>.stride + 16 * MemoryLayout<RingReader>.stride
+    return (size + 63) & ~63
+  }
+  /// A block starts with the address of the block before it.
+  private static var blockHeader: Int { 64 }
+
+  mutating func allocate() -> SocketPointer? {
+    if waiting > SocketSlab.quarantine, let socket = unsafe oldest {
+      unsafe oldest = socket.pointee.next
+      waiting -= 1
+      return unsafe socket
+    }
+    if unsafe blocks == nil || usedInBlock == SocketSlab.perBlock {
+      guard let block = unsafe mn_sys_map(SocketSlab.blockHeader + SocketSlab.perBlock * SocketSlab.stride) else { return nil }
+      unsafe block.storeBytes(of: blocks, as: UnsafeMutableRawPointer?.self)
+      unsafe blocks = block
+      usedInBlock = 0
+    }
+    let raw = unsafe blocks.unsafelyUnwrapped + SocketSlab.blockHeader + usedInBlock * SocketSlab.stride
+    usedInBlock += 1
+    let socket = unsafe raw.bindMemory(to: Socket.self, capacity: 1)
+    let writer = unsafe (raw + MemoryLayout<Socket>.stride).bindMemory(to: RingWriter.self, capacity: 1)
+    unsafe socket.pointee.writer = writer
+    unsafe socket.pointee.readers = (UnsafeMutableRawPointer(writer) + MemoryLayout<RingWriter>.stride)
+      .bindMemory(to: RingReader.self, capacity: 16)
+    return unsafe socket
+  }
+
+  mutating func free(_ socket: SocketPointer) {
+    unsafe socket.pointee.kind = Kind.free
+    unsafe socket.pointee.next = nil
+    if let newest = unsafe newest, waiting > 0 {
+      unsafe newest.pointee.next = socket
+    } else {
+      unsafe oldest = socket
+    }
+    unsafe newest = socket
+    waiting += 1
+  }
+
+  func forEach(_ body: (SocketPointer) -> Void) {
+    var block = unsafe blocks
+    var count = usedInBlock
+    while let base = unsafe block {
+      for index in 0..<count {
+        let socket = unsafe (base + SocketSlab.blockHeader + index * SocketSlab.stride).assumingMemoryBound(to: Socket.self)
+        if unsafe socket.pointee.kind == Kind.socket { unsafe body(socket) }
+      }
+      unsafe block = base.load(as: UnsafeMutableRawPointer?.self)
+      count = SocketSlab.perBlock
+    }
+  }
+}
+
+/// Sockets come and go.
+@c(mn_hook_socket_made)
+public func socketMade(_ fd: Int32, _ domain: Int32, _ type: Int32, _ protocolNumber: Int32) {
+  guard let process = unsafe process else { return }
+  // The number's former owner was closed by a way that we did not see (io_uring, a raw system call).
+  if let stale = unsafe mn_table_get(fd), UInt(bitPattern: stale) > 1 { unsafe closing(stale, fd) }
+  guard protocolNumber == 0 || protocolNumber == Int32(MN_IPPROTO_UDP) else { return }
+  guard unsafe Lock.acquire(&process.pointee.lock) else { return }
+  defer { unsafe Lock.release(&process.pointee.lock) }
+  guard unsafe Control.finishGreeting(process) else { return }
+  unsafe Process.refreshMask(process)
+  guard unsafe process.pointee.mask.leadsToMachnet, unsafe Process.openTable(process), UInt32(bitPattern: fd) < mn_table_size(),
+    let socket = unsafe process.pointee.sockets.allocate()
+  else {
+    unsafe mn_log(3, "socket %: no rule names this program", Int64(fd), 0)
+    return
+  }
+  let writer = unsafe socket.pointee.writer
+  let readers = unsafe socket.pointee.readers
+  unsafe socket.initialize(
+    to: Socket(
+      kind: Kind.socket, descriptors: 1, domain: domain, event: -1, endpoint: nil, channel: nil, index: 0, home: 0, netns: 0,
+      engineLost: false, refused: false, refusedGeneration: 0, local: .none, cached: .none, cachedLocal: .none,
+      cachedGeneration: process.pointee.generation, cachedToMachnet: false, cachedLossIsError: false, turn: 0, firstReader: 0, progress: 0,
+      progressHead: 0, fullCount: 0, watches: nil, writer: writer, readers: readers, next: nil))
+  _ = unsafe mn_table_set(fd, socket)
+}
+
+/// The program is about to close `fd` (or to replace it).
+@c(mn_hook_closing)
+public func closing(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
+  guard let process = unsafe process else { return }
+  if unsafe entry.load(as: UInt32.self) == Kind.epoll {
+    unsafe Epoll.closing(entry.assumingMemoryBound(to: Epoll.self), fd)
+    return
+  }
+  let socket = unsafe entry.assumingMemoryBound(to: Socket.self)
+  let locked = unsafe Lock.acquire(&process.pointee.lock)
+  defer { if locked { unsafe Lock.release(&process.pointee.lock) } }
+  // Another thread may be closing the same number: only one of them finds the entry.
+  guard unsafe mn_table_get(fd) == entry else { return }
+  _ = mn_table_set(fd, nil)
+  unsafe Watch.removeAll(socket, descriptor: fd)
+  unsafe socket.pointee.descriptors &-= 1
+  if unsafe socket.pointee.descriptors != 0 { return }
+  if unsafe socket.pointee.endpoint != nil { unsafe Socket.release(socket, process) }
+  unsafe process.pointee.sockets.free(socket)
+}
+
+/// `to` is now another name of `from`'s socket.
+@c(mn_hook_duplicated)
+public func duplicated(_ entry: UnsafeMutableRawPointer, _ from: Int32, _ to: Int32) {
+  guard let process = unsafe process, unsafe entry.load(as: UInt32.self) == Kind.socket else { return }
+  guard unsafe Lock.acquire(&process.pointee.lock) else { return }
+  defer { unsafe Lock.release(&process.pointee.lock) }
+  let socket = unsafe entry.assumingMemoryBound(to: Socket.self)
+  if unsafe mn_table_set(to, entry) { unsafe socket.pointee.descriptors &+= 1 }
+}
+
+extension Socket {
+  /// This process lets go of the endpoint; the last holder tells the daemon. The caller holds the process's lock.
+  static func release(_ socket: SocketPointer, _ process: ProcessPointer) {
+    let references = unsafe word(socket, Int(MN_OFFSET_ENDPOINT_REFERENCES))
+    mn_offloaded_add(-1)
+    let left = unsafe mn_fetch_add_u32(references, UInt32.max)
+    if left == 1, unsafe !socket.pointee.engineLost {
+      let channel = unsafe socket.pointee.channel.unsafelyUnwrapped
+      var request = mn_request()
+      if unsafe process.pointee.control < 0 { _ = unsafe Control.finishGreeting(process) }
+      unsafe Control.fill(&request, kind: MN_REQUEST_CLOSE, process)
+      request.channel = unsafe channel.pointee.identifier
+      request.endpoint = unsafe socket.pointee.index
+      request.token = unsafe channel.pointee.token
+      if unsafe process.pointee.control >= 0 { _ = unsafe Control.send(process.pointee.control, &request, passing: -1) }
+      unsafe channel.pointee.full = false
+    }
+    unsafe Process.drop(socket.pointee.event)
+    unsafe socket.pointee.event = -1
+    // `endpoint` stays: a thread inside a call on this socket still reads the block, which stays mapped.
+  }
+}

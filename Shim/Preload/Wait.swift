@@ -1,0 +1,236 @@
+public import CMachnetABI
+public import CTrampoline
+import ShimChannel
+
+/// How a wait ended.
+enum Waited {
+  case ready
+  case timedOut
+  /// A signal handler ran, and the call is one that the kernel would not restart.
+  case interrupted
+  /// The daemon has gone; the shadow is what is left.
+  case lost
+}
+
+/// Waiting: look at the rings, yield or pause for the configured time, then publish "armed", look again, and sleep in
+/// the kernel on shadow, eventfd and control connection together.
+///
+/// Signals are blocked while the rings are watched and let through by the system calls in between (ppoll with the
+/// program's own mask), so that a handler never runs unnoticed between two looks: the call ends with EINTR as the
+/// kernel's would.
+enum Wait {
+  private static let neverDeadline = UInt64.max
+  /// How long a waiter for room sleeps at most, ns.
+  private static let roomLook: Int64 = 2_000_000
+
+  /// Waits until a receive on the socket would not find it empty.
+  static func readable(_ socket: SocketPointer, _ fd: Int32) -> Waited {
+    let timeout = unsafe socket.pointee.endpoint.unsafelyUnwrapped.pointee.receive_timeout
+    return unsafe wait(socket, fd, timeout, forInput: true)
+  }
+
+  /// Waits until the TX ring has room.
+  static func writable(_ socket: SocketPointer, _ fd: Int32) -> Waited {
+    let timeout = unsafe socket.pointee.endpoint.unsafelyUnwrapped.pointee.send_timeout
+    return unsafe wait(socket, fd, timeout, forInput: false)
+  }
+
+  private static func isReady(_ socket: SocketPointer, _ forInput: Bool) -> Bool {
+    unsafe forInput ? Socket.hasInput(socket) : Socket.hasRoom(socket)
+  }
+
+  private static func wait(_ socket: SocketPointer, _ fd: Int32, _ timeout: UInt64, forInput: Bool) -> Waited {
+    guard let process = unsafe process, let directory = unsafe process.pointee.directory else { return .lost }
+    for _ in 0..<16 {
+      if unsafe isReady(socket, forInput) { return .ready }
+      mn_pause()
+    }
+    var mask: UInt64 = 0
+    unsafe mn_sys_signals_block(&mask)
+    defer { unsafe mn_sys_signals_restore(&mask) }
+
+    let start = mn_sys_nanoseconds()
+    let deadline = timeout == 0 ? neverDeadline : start &+ timeout
+    var spinner = Spinner(directory, start: start, deadline: deadline)
+    while true {
+      if unsafe isReady(socket, forInput) { return .ready }
+      if unsafe socket.pointee.engineLost && !forInput { return .lost }
+      let step = spinner.step()
+      if step == .over { break }
+      if step == .lookAtKernel {
+        let outcome = unsafe kernelLook(socket, process, fd, 0, &mask, forInput, timeout)
+        if let outcome { return outcome }
+      }
+    }
+    while true {
+      // The caller's receive looks at the shadow itself; here it is part of the sleep.
+      if unsafe !arm(socket, forInput) { return .ready }
+      var left: Int64 = -1
+      if deadline != neverDeadline {
+        let now = mn_sys_nanoseconds()
+        if now >= deadline { return .timedOut }
+        left = Int64(deadline - now)
+      }
+      // Another thread's wait for input may swallow the signal for room: never asleep for long without a look.
+      if !forInput { left = left < 0 ? roomLook : min(left, roomLook) }
+      if let endpoint = unsafe socket.pointee.endpoint { unsafe endpoint.pointee.app_wakeups &+= 1 }
+      if let outcome = unsafe kernelLook(socket, process, fd, left, &mask, forInput, timeout) { return outcome }
+      if unsafe isReady(socket, forInput) { return .ready }
+      if unsafe socket.pointee.kind != Kind.socket { return .lost }
+    }
+  }
+
+  /// One ppoll on everything that can end the wait.
+  ///
+  /// - Parameter left: 0: only a look; negative: for ever; else ns.
+  /// - Returns: nil when the wait goes on.
+  private static func kernelLook(
+    _ socket: SocketPointer, _ process: ProcessPointer, _ fd: Int32, _ left: Int64, _ mask: UnsafePointer<UInt64>,
+    _ forInput: Bool, _ timeout: UInt64
+  ) -> Waited? {
+    var entries: InlineArray<3, mn_pollfd> = .init(repeating: mn_pollfd(descriptor: -1, events: 0, returned: 0))
+    entries[0] = mn_pollfd(descriptor: forInput ? fd : -1, events: Int16(MN_POLLIN), returned: 0)
+    entries[1] = unsafe mn_pollfd(descriptor: process.pointee.control, events: 0, returned: 0)
+    if left != 0 { entries[2] = unsafe mn_pollfd(descriptor: socket.pointee.event, events: Int16(MN_POLLIN), returned: 0) }
+    let result = unsafe withUnsafeMutableBytes(of: &entries) { bytes -> Int32 in
+      let entries = unsafe bytes.baseAddress!.assumingMemoryBound(to: mn_pollfd.self)
+      if left == 0 {
+        var none = mn_timespec(seconds: 0, nanoseconds: 0)
+        return unsafe mn_sys_ppoll(entries, 2, &none, mask)
+      }
+      return unsafe sleep(entries, 3, left, mask)
+    }
+    if result == -Int32(MN_EINTR) {
+      // A socket with a timeout is never restarted (signal(7)).
+      return timeout == 0 && mn_sys_signals_restart() ? nil : .interrupted
+    }
+    if result <= 0 { return nil }
+    if unsafe entries[1].returned != 0 && Loss.check(process) { return .lost }
+    return entries[0].returned != 0 ? .ready : nil
+  }
+
+  /// libc's ppoll, a cancellation point as the calls are that it stands for; errno is left alone.
+  static func sleep(_ entries: UnsafeMutablePointer<mn_pollfd>, _ count: UInt64, _ left: Int64, _ mask: UnsafePointer<UInt64>?)
+    -> Int32
+  {
+    let saved = mn_get_errno()
+    let result: Int32
+    if left < 0 {
+      result = unsafe mn_real_ppoll(entries, count, nil, mask)
+    } else {
+      var time = mn_timespec(seconds: left / 1_000_000_000, nanoseconds: left % 1_000_000_000)
+      result = unsafe mn_real_ppoll(entries, count, &time, mask)
+    }
+    if result >= 0 { return result }
+    let error = mn_get_errno()
+    mn_set_errno(saved)
+    return -error
+  }
+
+  /// Makes the engine signal the eventfd at the next arrival (or when room appears).
+  ///
+  /// For input, the eventfd is emptied before the word says ARMED: while it says SIGNALLED the engine writes nothing.
+  /// Whoever empties it while there is input signals again, for the other threads that may sleep on it. A waiter for
+  /// room leaves the eventfd as it is, because it may stand for input.
+  ///
+  /// - Returns: true when it is safe to sleep: armed, and nothing there yet.
+  static func arm(_ socket: SocketPointer, _ forInput: Bool) -> Bool {
+    let word = unsafe Socket.word(socket, Int(forInput ? MN_OFFSET_ENDPOINT_RX_WAIT : MN_OFFSET_ENDPOINT_TX_WAIT))
+    if unsafe isReady(socket, forInput) { return false }
+    var consumed = false
+    let state = unsafe mn_load_relaxed_u32(word)
+    if forInput && state == UInt32(MN_WAIT_SIGNALLED) {
+      var count: UInt64 = 0
+      consumed = unsafe mn_sys_read(socket.pointee.event, &count, 8) == 8
+      unsafe roomSignalled(socket)
+    }
+    // Sequentially consistent: the word is visible before the ring is looked at again; pairs with the engine's fence
+    // between its publish and its look at the word.
+    if state != UInt32(MN_WAIT_ARMED) { _ = unsafe mn_exchange_u32(word, UInt32(MN_WAIT_ARMED)) } else { mn_fence() }
+    if unsafe !isReady(socket, forInput) { return true }
+    if consumed { unsafe signal(socket, word) }
+    return false
+  }
+
+  /// The eventfd may have stood for room in the TX ring, too: those who wait for EPOLLOUT are told by the kernel.
+  static func roomSignalled(_ socket: SocketPointer) {
+    let word = unsafe Socket.word(socket, Int(MN_OFFSET_ENDPOINT_TX_WAIT))
+    guard unsafe mn_load_relaxed_u32(word) == UInt32(MN_WAIT_SIGNALLED) else { return }
+    _ = unsafe mn_exchange_u32(word, UInt32(MN_WAIT_AWAKE))
+    unsafe Watch.unblockOutput(socket)
+  }
+
+  static func signal(_ socket: SocketPointer, _ word: UnsafeMutableRawPointer) {
+    _ = unsafe mn_exchange_u32(word, UInt32(MN_WAIT_SIGNALLED))
+    var one: UInt64 = 1
+    _ = unsafe mn_sys_write(socket.pointee.event, &one, 8)
+  }
+
+  /// A receive is about to say EAGAIN: an eventfd that is still readable from before must not wake the program again.
+  static func settle(_ socket: SocketPointer) {
+    let word = unsafe Socket.word(socket, Int(MN_OFFSET_ENDPOINT_RX_WAIT))
+    if unsafe mn_load_relaxed_u32(word) == UInt32(MN_WAIT_SIGNALLED) { _ = unsafe arm(socket, true) }
+  }
+
+  /// A send is about to say EAGAIN: waiters for room are to be woken when there is some.
+  static func armWritable(_ socket: SocketPointer) {
+    unsafe Watch.blockOutput(socket)
+    if unsafe !arm(socket, false) { unsafe Watch.unblockOutput(socket) }
+  }
+}
+
+/// The time between finding the rings empty and going to sleep.
+struct Spinner {
+  enum Step { case look, lookAtKernel, over }
+
+  private let end: UInt64
+  private let yields: Bool
+  private var turn: UInt32 = 0
+
+  init(_ directory: Directory, start: UInt64, deadline: UInt64) {
+    end = unsafe min(start &+ UInt64(directory.header.pointee.spin_nanoseconds), deadline)
+    yields = unsafe directory.header.pointee.yield_while_spinning != 0
+  }
+
+  /// Lets the processor go (or pauses) once.
+  @inline(__always)
+  mutating func step() -> Step {
+    turn &+= 1
+    if yields {
+      _ = mn_sys_yield()
+      if mn_sys_nanoseconds() >= end { return .over }
+      return turn & 7 == 0 ? .lookAtKernel : .look
+    }
+    for _ in 0..<8 { mn_pause() }
+    if turn & 15 == 0 && mn_sys_nanoseconds() >= end { return .over }
+    return turn & 63 == 0 ? .lookAtKernel : .look
+  }
+}
+
+/// The daemon's end, as a process notices it.
+enum Loss {
+  /// Asks the control connection; if the daemon has gone, every socket goes back to its shadow.
+  ///
+  /// - Returns: whether the daemon is gone.
+  static func check(_ process: ProcessPointer) -> Bool {
+    let control = unsafe process.pointee.control
+    if control >= 0 {
+      var entry = mn_pollfd(descriptor: control, events: 0, returned: 0)
+      var none = mn_timespec(seconds: 0, nanoseconds: 0)
+      if unsafe mn_sys_ppoll(&entry, 1, &none, nil) <= 0 || entry.returned == 0 { return false }
+    }
+    guard unsafe Lock.acquire(&process.pointee.lock) else { return true }
+    defer { unsafe Lock.release(&process.pointee.lock) }
+    unsafe mn_log(2, "the daemon has gone: every socket goes on through the kernel", 0, 0)
+    unsafe Control.lose(process)
+    unsafe process.pointee.lastAttempt = mn_sys_nanoseconds()
+    for index in 0..<(unsafe process.pointee.channelCount) { unsafe process.pointee.channels[index].full = true }
+    unsafe process.pointee.sockets.forEach { socket in
+      guard unsafe socket.pointee.isOffloaded else { return }
+      unsafe socket.pointee.engineLost = true
+      unsafe Watch.unblockOutput(socket)
+      unsafe Watch.lost(socket)
+    }
+    return true
+  }
+}

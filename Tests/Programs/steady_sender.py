@@ -1,0 +1,19 @@
+"""Sends a numbered datagram to ADDRESS PORT and waits for its echo, without end; a lost one is sent again.
+
+Prints a line with the number of echoes after each: steady_sender.py ADDRESS PORT
+"""
+
+import socket
+import sys
+
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    sock.settimeout(0.2)
+    number = 0
+    while True:
+        sock.sendto(str(number).encode(), (sys.argv[1], int(sys.argv[2])))
+        try:
+            if sock.recv(2048) == str(number).encode():
+                number += 1
+                print(number, flush=True)
+        except (TimeoutError, ConnectionRefusedError):
+            pass
