@@ -4,7 +4,7 @@ import Glibc
 
 /// A connection to a daemon, for commands and tests. Calls block until the daemon has answered.
 public final class ControlClient {
-  private let socket: Descriptor
+  let socket: Descriptor
   private var sequence: UInt32 = 0
 
   /// What a daemon answered; the descriptors are closed with it.

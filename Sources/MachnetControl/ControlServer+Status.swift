@@ -30,7 +30,7 @@ extension ControlServer {
       epoch: String(repeating: "0", count: directory.epoch.leadingZeroBitCount / 4) + String(directory.epoch, radix: 16),
       rulesGeneration: directory.directory.rulesGeneration, rules: config.flows.count,
       controlSocket: config.control.socket, connections: connections.count, channels: channels.count,
-      endpoints: endpointCount, requests: counters.requests, refusedRequests: counters.refusedRequests,
+      endpoints: endpointCount, departing: departing.count, requests: counters.requests, refusedRequests: counters.refusedRequests,
       refusedConnections: counters.refusedConnections, disconnectedLiars: counters.lies,
       damagedChannels: counters.damagedChannels)
   }

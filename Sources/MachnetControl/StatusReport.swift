@@ -22,6 +22,8 @@ public struct StatusReport: Codable, Sendable {
     public var controlSocket: String
     /// Now.
     public var connections, channels, endpoints: Int
+    /// Closed channels and endpoints whose memory waits for the engines to let go.
+    public var departing: Int
     /// Since the start.
     public var requests, refusedRequests, refusedConnections, disconnectedLiars, damagedChannels: UInt64
   }

@@ -16,8 +16,7 @@ final class TestDaemon: @unchecked Sendable {
   let engines: [EngineControl]
   let server: ControlServer
   /// What the next reload finds.
-  let nextConfig: Mutex<Result<Config, ConfigFailure>>
-  private let workers: [Thread]
+  let nextConfig: Box<Result<Config, ConfigFailure>>
   private let done = DispatchGroup()
   /// While set, the engines leave their orders alone.
   let enginesAreStuck = Atomic(false)
@@ -36,13 +35,11 @@ final class TestDaemon: @unchecked Sendable {
     engines = (0..<count).map { index in
       EngineControl(options: EngineOptions(index: UInt32(index), directory: directory.directory))!
     }
-    nextConfig = Mutex(.success(config))
-    let next = Box<TestDaemon>()
+    let nextConfig = Box(Result<Config, ConfigFailure>.success(config))
+    self.nextConfig = nextConfig
     server = try ControlServer(
       config: config, directory: directory, engines: engines, log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() },
-      reread: { try next.value!.nextConfig.withLock { $0 }.get() })
-    workers = []
-    next.value = self
+      reread: { try nextConfig.value.get() })
     for engine in engines { spawn { self.carryOutOrders(of: engine) } }
     spawn { try? self.server.run() }
   }
@@ -62,6 +59,15 @@ final class TestDaemon: @unchecked Sendable {
       }
       mn_linux_sleep(50_000)
     }
+  }
+
+  /// Says of a channel what an engine says of one that it found a lie in.
+  func reportDamage(_ channel: UInt32) {
+    let mailbox = engines[0].mailbox
+    let tail = mailbox.load(Mailbox.faultTail)
+    mailbox.store(Mailbox.faults + Int(tail % UInt64(EngineLimits.faults)) * 8, UInt64(channel))
+    mailbox.store(Mailbox.faultTail, tail + 1)
+    mn_linux_eventfd_signal(engines[0].faultDescriptor)
   }
 
   /// Ends the server and the engines and waits for their threads.
@@ -103,8 +109,15 @@ func withDaemon(
   try body(daemon)
 }
 
-final class Box<Value>: @unchecked Sendable { weak var value: AnyObject? }
-extension Box where Value == TestDaemon {}
+/// A value that two threads see.
+final class Box<Value: Sendable>: Sendable {
+  private let cell: Mutex<Value>
+  init(_ value: Value) { cell = Mutex(value) }
+  var value: Value {
+    get { cell.withLock { $0 } }
+    set { cell.withLock { $0 = newValue } }
+  }
+}
 
 /// A directory of this test process.
 let scratch: String = {
@@ -114,7 +127,7 @@ let scratch: String = {
 }()
 
 /// A UDP socket as an application would have it.
-final class TestSocket {
+final class TestSocket: Sendable {
   let descriptor: Int32
 
   init(family: Int32 = AF_INET, type: Int32 = Int32(SOCK_DGRAM.rawValue), proto: Int32 = 0) {
@@ -178,10 +191,12 @@ final class TestSocket {
 }
 
 /// An attached application, as the shim attaches.
+@safe
 final class TestApplication {
   let client: ControlClient
   let channel: UInt32
   let doorbells: Int
+  /// Safety: `size` bytes, mapped by `init` and unmapped by `deinit`.
   let base: UnsafeMutableRawPointer
   let size: Int
 
