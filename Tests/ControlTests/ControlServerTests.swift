@@ -243,6 +243,14 @@ import Testing
       let second = try socket(first.port, sharing: true)
       #expect(try application.open(second).header.status == 0)
       #expect(try daemon.status().sockets.map(\.local) == Array(repeating: "203.0.113.4:\(first.port)", count: 2))
+      // The kernel has its port back as soon as a program closes its socket; the daemon waits for the close.
+      let port = first.port
+      first.finish()
+      second.finish()
+      let late = try socket(port, sharing: false)
+      #expect(try application.open(late).header.status == EADDRINUSE)
+      for endpoint in try daemon.status().sockets { try application.close(UInt32(endpoint.endpoint)) }
+      #expect(try application.open(late).header.status == 0)
       // An address that is nobody's here.
       let foreign = TestSocket()
       try foreign.set(Int32(IPPROTO_IP), 15)
@@ -434,6 +442,28 @@ private func enterNewNetworkNamespace() -> Bool {
       application = nil
       #expect(try daemon.eventually { $0.daemon.endpoints == 0 && $0.daemon.channels == 0 })
       for socket in sockets { #expect(!daemon.directory.directory.hasLocal(mn_local_key(0, 0, socket.port))) }
+    }
+  }
+
+  @Test func everythingOfAKilledProcessIsReclaimed() throws {
+    try withDaemon { daemon in
+      var application: TestApplication? = try TestApplication(daemon)
+      let socket = TestSocket()
+      try socket.bind()
+      #expect(try application?.open(socket).header.status == 0)
+      // The connection's last holder is another process, and that one is killed.
+      let process = Process()
+      process.executableURL = URL(fileURLWithPath: "/bin/sleep")
+      process.arguments = ["1000"]
+      process.standardInput = FileHandle(fileDescriptor: application!.client.socket.number, closeOnDealloc: false)
+      try process.run()
+      application = nil
+      #expect(try daemon.status().daemon.endpoints == 1)
+      #expect(kill(process.processIdentifier, SIGKILL) == 0)
+      #expect(try daemon.eventually { $0.daemon.endpoints == 0 && $0.daemon.channels == 0 && $0.daemon.departing == 0 })
+      process.waitUntilExit()
+      let after = try TestApplication(daemon)
+      #expect(try after.open(socket).header.status == 0)
     }
   }
 
