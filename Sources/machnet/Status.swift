@@ -41,10 +41,8 @@ func readable(_ report: StatusReport) -> String {
         [
           socket.program, "\(socket.pid)", socket.local + (socket.netns == 0 ? "" : " (netns \(socket.netns))"),
           socket.peer ?? "-", socket.verdict + (socket.ruleLine.map { " (line \($0))" } ?? ""), socket.transport ?? "-",
-          amount(socket.engine.rxDatagrams, socket.engine.rxBytes),
-          amount(socket.engine.txDatagrams, socket.engine.txBytes),
-          amount(socket.kernel.rxDatagrams, socket.kernel.rxBytes),
-          amount(socket.kernel.txDatagrams, socket.kernel.txBytes), "\(socket.wakeups)", listed(socket.drops),
+          amount(socket.engine.rx), amount(socket.engine.tx), amount(socket.kernel.rx), amount(socket.kernel.tx),
+          "\(socket.wakeups)", listed(socket.drops),
         ]
       }))
   parts.append(
@@ -56,10 +54,13 @@ func readable(_ report: StatusReport) -> String {
       "ENGINES", ["ENGINE>", "CPU>", "POLLING", "NOW", "RX>", "TX>", "LOCAL>", "SLEEPS>", "WAKE-UPS>", "DROPS"],
       report.engines.map { engine in
         func count(_ name: String) -> UInt64 { engine.counters[name] ?? 0 }
+        func traffic(_ datagrams: String, _ bytes: String) -> String {
+          amount(StatusReport.Amount(datagrams: count(datagrams), bytes: count(bytes)))
+        }
         return [
           "\(engine.index)", engine.cpu.map { "\($0)" } ?? "-", engine.polling, engine.sleeping ? "asleep" : "awake",
-          amount(count("rx_packets"), count("rx_bytes")), amount(count("tx_packets"), count("tx_bytes")),
-          amount(count("local_datagrams"), count("local_bytes")), "\(count("sleeps"))", "\(count("wakeups"))",
+          traffic("rxPackets", "rxBytes"), traffic("txPackets", "txBytes"), traffic("localDatagrams", "localBytes"),
+          "\(count("sleeps"))", "\(count("wakeups"))",
           listed(engine.drops),
         ]
       }))
@@ -84,7 +85,7 @@ private func heading(_ daemon: StatusReport.DaemonStatus) -> String {
   let seconds = Int(daemon.uptimeSeconds)
   let time = "\(seconds / 3600)h \(seconds / 60 % 60)m \(seconds % 60)s"
   var text =
-    "machnetd pid \(daemon.pid), up \(time), \(daemon.rules) flow rules (generation \(daemon.rulesGeneration)),"
+    "machnetd pid \(daemon.pid), up \(time), \(daemon.rules) flow rule\(daemon.rules == 1 ? "" : "s") (generation \(daemon.rulesGeneration)),"
     + " \(daemon.connections) connections, \(daemon.endpoints) sockets in \(daemon.channels) channels"
   let trouble = [
     ("refused requests", daemon.refusedRequests), ("refused connections", daemon.refusedConnections),
@@ -95,8 +96,8 @@ private func heading(_ daemon: StatusReport.DaemonStatus) -> String {
 }
 
 /// `12 (3.4K)`: datagrams and bytes.
-private func amount(_ datagrams: UInt64, _ bytes: UInt64) -> String {
-  datagrams == 0 ? "0" : "\(datagrams) (\(size(bytes)))"
+private func amount(_ amount: StatusReport.Amount) -> String {
+  amount.datagrams == 0 ? "0" : "\(amount.datagrams) (\(size(amount.bytes)))"
 }
 
 /// Bytes with three significant digits and a binary prefix.

@@ -295,6 +295,17 @@ import Testing
   }
 }
 
+/// Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014.
+struct SplitMix: RandomNumberGenerator {
+  var state: UInt64
+  mutating func next() -> UInt64 {
+    state &+= 0x9e37_79b9_7f4a_7c15
+    var z = (state ^ state >> 30) &* 0xbf58_476d_1ce4_e5b9
+    z = (z ^ z >> 27) &* 0x94d0_49bb_1331_11eb
+    return z ^ z >> 31
+  }
+}
+
 /// Moves the calling thread.
 private func enterNewNetworkNamespace() -> Bool {
   guard let symbol = unsafe dlsym(nil, "unshare") else { return false }
@@ -376,6 +387,41 @@ private func enterNewNetworkNamespace() -> Bool {
       try unsafe bytes.withUnsafeBytes { try unsafe client.send(bytes: UnsafeRawBufferPointer(rebasing: $0[..<length])) }
       #expect(try client.receive()?.header.status == EPROTO)
       #expect(try client.receive() == nil)
+    }
+  }
+
+  /// Requests that are right but for some bytes, in any order, on connections that come and go.
+  @Test func aThousandMutilatedRequestsHarmNobody() throws {
+    let seed = ProcessInfo.processInfo.environment["SEED"].flatMap(UInt64.init) ?? UInt64.random(in: 0...UInt64.max)
+    print("SEED=\(seed)")
+    var random = SplitMix(state: seed)
+    try withDaemon { daemon in
+      let honest = try TestApplication(daemon, program: "honest")
+      let socket = TestSocket()
+      let port = try socket.bind()
+      #expect(try honest.open(socket).header.status == 0)
+      var liar = try daemon.client()
+      for _ in 0..<1000 {
+        var request = liar.request(Int.random(in: MN_REQUEST_HELLO...MN_REQUEST_RELOAD, using: &random))
+        request.channel = UInt32.random(in: 0...3, using: &random)
+        request.endpoint = UInt32.random(in: 0...3, using: &random)
+        if Bool.random(using: &random) {
+          unsafe withUnsafeMutableBytes(of: &request) { bytes in
+            for _ in 0..<Int.random(in: 1...8, using: &random) {
+              unsafe bytes[Int.random(in: 0..<bytes.count, using: &random)] = UInt8.random(in: 0...255, using: &random)
+            }
+          }
+        }
+        let descriptors = Array(repeating: socket.descriptor, count: Int.random(in: 0...2, using: &random))
+        let isAlive = (try? liar.send(request, descriptors: descriptors)) != nil
+        // A close has no answer; the next answer is awaited instead.
+        if !isAlive || request.kind != UInt16(MN_REQUEST_CLOSE) && (try? liar.receive()) == nil {
+          liar = try daemon.client()
+        }
+      }
+      let report = try daemon.status()
+      #expect(report.sockets.filter { $0.program == "honest" }.map(\.local) == ["127.0.0.1:\(port)"])
+      #expect(report.daemon.disconnectedLiars > 0)
     }
   }
 
