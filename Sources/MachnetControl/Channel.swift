@@ -44,14 +44,14 @@ final class Channel {
     self.owner = owner
     self.shape = shape
     token = try randomWord()
-    memory = try SharedMemory(name: "machnet-channel", size: Int(shape.size), sealing: .size)
+    memory = try SharedMemory.preferringHugePages(name: "machnet-channel", size: Int(shape.size), sealing: .size)
     var doorbells: [Descriptor] = []
     for _ in 0..<shape.engines { doorbells.append(try Descriptor(mn_linux_eventfd(), "make a doorbell")) }
     self.doorbells = doorbells
     endpoints = Array(repeating: nil, count: Int(shape.endpoints))
     let header = unsafe memory.base.assumingMemoryBound(to: mn_channel.self)
     unsafe header.pointee.version = MN_ABI_VERSION
-    unsafe header.pointee.size = shape.size
+    unsafe header.pointee.size = UInt64(memory.size)
     unsafe header.pointee.identifier = identifier
     unsafe header.pointee.endpoint_capacity = shape.endpoints
     unsafe header.pointee.engine_count = shape.engines

@@ -80,7 +80,7 @@ final class TestDaemon: @unchecked Sendable {
 
   func client() throws -> ControlClient { try ControlClient(path: config.control.socket) }
 
-  /// The report as a client gets it: after every message that was sent before.
+  /// The report as a client gets it.
   func status() throws -> StatusReport {
     let client = try client()
     let reply = try client.call(client.request(MN_REQUEST_STATUS))
@@ -127,15 +127,20 @@ let scratch: String = {
 }()
 
 /// A UDP socket as an application would have it.
-final class TestSocket: Sendable {
-  let descriptor: Int32
+final class TestSocket: @unchecked Sendable {
+  private(set) var descriptor: Int32
 
   init(family: Int32 = AF_INET, type: Int32 = Int32(SOCK_DGRAM.rawValue), proto: Int32 = 0) {
     descriptor = socket(family, type, proto)
     precondition(descriptor >= 0)
   }
 
-  deinit { close(descriptor) }
+  deinit { finish() }
+
+  func finish() {
+    if descriptor >= 0 { close(descriptor) }
+    descriptor = -1
+  }
 
   /// - Returns: the port.
   @discardableResult
@@ -229,11 +234,13 @@ final class TestApplication {
     return try client.call(request, descriptors: [socket.descriptor])
   }
 
+  /// Returns when the daemon has carried it out: a close has no reply, but requests of a connection keep their order.
   func close(_ endpoint: UInt32) throws {
     var request = client.request(MN_REQUEST_CLOSE)
     request.channel = channel
     request.endpoint = endpoint
     request.token = header.token
     try client.send(request)
+    _ = try client.call(client.request(MN_REQUEST_STATUS))
   }
 }
