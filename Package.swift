@@ -100,21 +100,21 @@ let package = Package(
       linkerSettings: [
         .unsafeFlags([
           "-enable-experimental-feature", "Embedded",
-          "-Xlinker", "--as-needed", "-Xlinker", "--gc-sections", "-Xlinker", "-z", "-Xlinker", "nodelete", "-Xlinker", "-z", "-Xlinker", "now", "-Xlinker", "-s",
+          "-Xlinker", "--as-needed", "-Xlinker", "--gc-sections", "-Xlinker", "-s",
+          "-Xlinker", "-z", "-Xlinker", "nodelete", "-Xlinker", "-z", "-Xlinker", "now",
           "-Xlinker", "--version-script=\(Context.packageDirectory)/Shim/Preload/exports.map",
         ])
       ]),
 
-    // Real programs, run as a user runs them; needs the built products, not the modules.
-    .testTarget(name: "ProgramTests", swiftSettings: strict),
-    .testTarget(
-      name: "ChannelTests", dependencies: ["CMachnetABI", "MachnetChannel"], swiftSettings: tests),
+    .testTarget(name: "ChannelTests", dependencies: ["CMachnetABI", "MachnetChannel"], swiftSettings: tests),
     .testTarget(
       name: "ControlTests",
       dependencies: [
         "CMachnetABI", "CLinux", "MachnetChannel", "MachnetControl", "MachnetEngine",
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: strict),
+    // Real programs, run as a user runs them; needs the built products, not the modules.
+    .testTarget(name: "ProgramTests", swiftSettings: strict),
   ],
   swiftLanguageModes: [.v6]
 )
