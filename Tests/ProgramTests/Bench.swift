@@ -75,7 +75,7 @@ final class Daemon {
   func status(in bench: Bench) throws -> Status {
     let result = try askStatus(in: bench)
     guard result.status == 0 else { throw Failure("machnet status: \(result.errors)\n\(program.story)") }
-    return try JSONDecoder().decode(Status.self, from: Data(result.output.utf8))
+    return try Status(json: result.output)
   }
 }
 
