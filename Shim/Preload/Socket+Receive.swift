@@ -66,12 +66,13 @@ extension Socket {
         return result
       }
       if let size = unsafe take(socket, call) { return size }
-      if unsafe flags(socket) & UInt32(MN_SOCKET_SHUTDOWN_READ) != 0 { return 0 }
       if unsafe !mayWait || isNonblocking(socket, call.flags) {
         unsafe Wait.settle(socket)
         mn_set_errno(Int32(MN_EAGAIN))
         return -1
       }
+      // Nobody waits on a socket that is shut down (a receive that need not wait has said EAGAIN, as the kernel's does).
+      if unsafe flags(socket) & UInt32(MN_SOCKET_SHUTDOWN_READ) != 0 { return 0 }
       switch unsafe Wait.readable(socket, call.fd) {
       case .ready, .lost:
         if let size = unsafe take(socket, call) { return size }

@@ -52,7 +52,7 @@ public struct Config: Sendable, Equatable {
   public struct Channel: Sendable, Equatable {
     /// Sockets that one channel holds, 1...256.
     public var endpoints = 256
-    /// Bytes of a ring's data, powers of two, 128K...64M.
+    /// Bytes of a ring's data, powers of two, 256K...64M.
     public var transmitRing = 256 << 10
     public var receiveRing = 1 << 20
     public var maximumPerProcess = 64

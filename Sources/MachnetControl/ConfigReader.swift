@@ -323,7 +323,7 @@ extension ConfigReader {
 
   /// Bytes, with K or M for 2^10 and 2^20.
   private mutating func ringSize(_ node: Node?) -> Int? {
-    text(node, "a ring size that is a power of two from 128K to 64M") {
+    text(node, "a ring size that is a power of two from 256K to 64M") {
       let shift = $0.hasSuffix("K") ? 10 : $0.hasSuffix("M") ? 20 : 0
       guard let number = decimal(shift == 0 ? $0[...] : $0.dropLast(), in: 1...Int(MN_RING_MAX)) else { return nil }
       let size = number << shift

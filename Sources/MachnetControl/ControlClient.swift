@@ -4,7 +4,7 @@ import Glibc
 
 /// A connection to a daemon, for commands and tests. Calls block until the daemon has answered.
 public final class ControlClient {
-  private let socket: Descriptor
+  let socket: Descriptor
   private var sequence: UInt32 = 0
 
   /// What a daemon answered; the descriptors are closed with it.
@@ -30,7 +30,7 @@ public final class ControlClient {
 
   public func send(_ request: mn_request, descriptors: [Int32] = []) throws(SystemError) {
     try unsafe withUnsafeBytes(of: request) { bytes throws(SystemError) in
-      try send(bytes: bytes, descriptors: descriptors)
+      try unsafe send(bytes: bytes, descriptors: descriptors)
     }
   }
 

@@ -1,13 +1,158 @@
+import CLinux
 import CMachnetABI
-
-/// What `status` says about an interface and cannot know from the config.
-public struct PortDescription: Sendable {
-  public var name: String
-  public init(name: String) { self.name = name }
-}
+import Glibc
+import Logging
+import MachnetChannel
+import MachnetEngine
 
 extension ControlServer {
   func status(_ reply: inout mn_reply) throws(Refusal) -> Descriptor {
-    throw Refusal(38)
+    do {
+      let text = try statusReport().json
+      reply.size = UInt64(text.utf8.count)
+      return try textMemory(text)
+    } catch {
+      log.warning("no status: \(error)")
+      throw Refusal(ENOMEM)
+    }
+  }
+
+  func statusReport() -> StatusReport {
+    StatusReport(
+      daemon: daemonStatus, engines: engines.map(status(of:)), interfaces: config.interfaces.map(status(of:)),
+      processes: connections.sorted { $0.key < $1.key }.map(\.value).filter { !$0.program.isEmpty }.map(status(of:)),
+      sockets: sockets)
+  }
+
+  private var daemonStatus: StatusReport.DaemonStatus {
+    StatusReport.DaemonStatus(
+      pid: Int(getpid()), uptimeSeconds: Double(mn_linux_monotonic() - started) / 1e9,
+      epoch: String(repeating: "0", count: directory.epoch.leadingZeroBitCount / 4) + String(directory.epoch, radix: 16),
+      rulesGeneration: directory.directory.rulesGeneration, rules: config.flows.count,
+      controlSocket: config.control.socket, connections: connections.count, channels: channels.count,
+      endpoints: endpointCount, departing: departing.count, requests: counters.requests, refusedRequests: counters.refusedRequests,
+      refusedConnections: counters.refusedConnections, disconnectedLiars: counters.lies,
+      damagedChannels: counters.damagedChannels)
+  }
+
+  private func status(of engine: EngineControl) -> StatusReport.EngineStatus {
+    let index = Int(engine.options.index)
+    let counters = engine.counters()
+    let values = EngineCounter.allCases.map { (snakeCase("\($0)"), counters[$0]) }
+    return StatusReport.EngineStatus(
+      index: index, cpu: config.engine.cpus.isEmpty ? nil : config.engine.cpus[index],
+      polling: engine.options.polling.rawValue,
+      sleeping: unsafe mn_load_relaxed_u32(directory.directory.engineWord(engine.options.index)) != 0,
+      interfaces: engine.options.interfaces.map(\.name), counters: Dictionary(uniqueKeysWithValues: values),
+      drops: named(counters.drops))
+  }
+
+  private func status(of interface: Config.Interface) -> StatusReport.InterfaceStatus {
+    var status = StatusReport.InterfaceStatus(
+      name: interface.name, address: "\(interface.prefix)", gateway: interface.gateway?.description,
+      device: "\(interface.device)", neighbours: [])
+    var seen: Set<UInt32> = []
+    for engine in engines {
+      for (port, options) in engine.options.interfaces.enumerated() where options.name == interface.name {
+        status.mtu = options.mtu
+        status.mac = macText(options.mac)
+        for neighbour in engine.neighbours(port: port) where seen.insert(neighbour.address).inserted {
+          status.neighbours.append(
+            StatusReport.NeighbourStatus(
+              address: "\(IPv4Address(neighbour.address))",
+              mac: neighbour.state == .incomplete ? nil : macText(neighbour.mac), state: "\(neighbour.state)"))
+        }
+      }
+    }
+    return status
+  }
+
+  private func status(of connection: Connection) -> StatusReport.ProcessStatus {
+    StatusReport.ProcessStatus(
+      pid: Int(connection.pid), uid: Int(connection.uid), program: connection.program,
+      channels: connection.channels.count,
+      sockets: connection.channels.reduce(0) { count, channel in
+        count + (channels[channel]?.endpoints.count { $0 != nil } ?? 0)
+      })
+  }
+
+  private var sockets: [StatusReport.SocketStatus] {
+    let rules = directory.directory.rules(generation: directory.directory.rulesGeneration)
+    return endpointsByCookie.values
+      .sorted { ($0.reference.channel, $0.reference.index) < ($1.reference.channel, $1.reference.index) }
+      .compactMap { endpoint in
+        guard let channel = channels[endpoint.reference.channel] else { return nil }
+        return status(of: endpoint, stated: channel.stated(endpoint.reference.index), rule: rule(of: endpoint, rules))
+      }
+  }
+
+  private func status(
+    of endpoint: Endpoint, stated: mn_endpoint, rule: mn_rule?
+  ) -> StatusReport.SocketStatus {
+    var traffic = StatusReport.Traffic()
+    var drops: [String: UInt64] = [:]
+    for engine in engines {
+      guard let counters = engine.counters(of: endpoint.reference) else { continue }
+      traffic.rxDatagrams += counters.rxDatagrams
+      traffic.rxBytes += counters.rxBytes
+      traffic.txDatagrams += counters.txDatagrams
+      traffic.txBytes += counters.txBytes
+      drops.merge(named(counters.drops), uniquingKeysWith: +)
+    }
+    let isMachnet = rule.map { Int($0.path) == MN_PATH_MACHNET } ?? false
+    return StatusReport.SocketStatus(
+      program: endpoint.program, pid: Int(endpoint.pid),
+      local: "\(endpoint.address == 0 ? "*" : "\(IPv4Address(endpoint.address))"):\(endpoint.port)",
+      peer: endpoint.peer.map { "\(IPv4Address($0.address)):\($0.port)" }, netns: Int(endpoint.netns),
+      verdict: isMachnet ? "machnet" : "kernel", ruleLine: rule.map { Int($0.line) },
+      transport: isMachnet ? (rule.map { Int($0.transport) } == MN_TRANSPORT_UDP ? "udp" : "machnet") : nil,
+      homeEngine: Int(endpoint.homeEngine), channel: Int(endpoint.reference.channel),
+      endpoint: Int(endpoint.reference.index), engine: traffic,
+      kernel: StatusReport.Traffic(
+        rxDatagrams: stated.kernel_rx_datagrams, rxBytes: stated.kernel_rx_bytes,
+        txDatagrams: stated.kernel_tx_datagrams, txBytes: stated.kernel_tx_bytes),
+      drops: drops, wakeups: stated.app_wakeups)
+  }
+
+  /// The rule that a connected socket's flow hits; of an unconnected one, the first that may lead a flow to Machnet.
+  private func rule(of endpoint: Endpoint, _ rules: RuleSet) -> mn_rule? {
+    let mask = unsafe endpoint.program.withCString { name in unsafe rules.mask(programs: name, name) }
+    if let peer = endpoint.peer {
+      let hit = rules.first(
+        program: mask, localAddress: endpoint.address, localPort: endpoint.port, remoteAddress: peer.address,
+        remotePort: peer.port)
+      return hit.map(rules.rule)
+    }
+    for index in 0..<rules.count where mask.contains(index) {
+      let rule = rules.rule(index)
+      if Int(rule.path) == MN_PATH_MACHNET,
+        endpoint.address == 0 || endpoint.address & rule.local_mask == rule.local_network,
+        rule.local_port_low...rule.local_port_high ~= endpoint.port
+      {
+        return rule
+      }
+    }
+    return nil
+  }
+}
+
+private func named(_ drops: [(reason: DropReason, count: UInt64)]) -> [String: UInt64] {
+  Dictionary(uniqueKeysWithValues: drops.map { (snakeCase("\($0.reason)"), $0.count) })
+}
+
+/// The 48 low bits as six hexadecimal octets.
+private func macText(_ mac: UInt64) -> String {
+  (0..<6).map { octet in
+    let value = mac >> UInt64(40 - 8 * octet) & 0xff
+    return (value < 16 ? "0" : "") + String(value, radix: 16)
+  }.joined(separator: ":")
+}
+
+extension Config.Interface.Device: CustomStringConvertible {
+  public var description: String {
+    switch self {
+    case .pci(let address): address
+    case .vdev(let text): text
+    }
   }
 }

@@ -12,7 +12,6 @@ public final class ControlServer: @unchecked Sendable {
   var config: Config
   let directory: DirectoryMemory
   let engines: [EngineControl]
-  let ports: [PortDescription]
   let log: Logger
   /// Reads the config again.
   let reread: @Sendable () throws -> Config
@@ -48,17 +47,15 @@ public final class ControlServer: @unchecked Sendable {
 
   /// - Parameters:
   ///   - engines: as many as the config says, by index.
-  ///   - ports: what `status` says about the interfaces, in the config's order.
   ///   - signals: of `blockSignals`: SIGHUP reloads, SIGTERM and SIGINT stop; -1: none. Closed at the end.
   public init(
-    config: Config, directory: DirectoryMemory, engines: [EngineControl], ports: [PortDescription] = [], log: Logger,
+    config: Config, directory: DirectoryMemory, engines: [EngineControl], log: Logger,
     signals: Int32 = -1, reread: @escaping @Sendable () throws -> Config
   ) throws(SystemError) {
     precondition(engines.count == config.engine.count)
     self.config = config
     self.directory = directory
     self.engines = engines
-    self.ports = ports
     self.log = log
     self.reread = reread
     var cookie: UInt64 = 0

@@ -72,7 +72,7 @@ struct Daemon: ParsableCommand {
     let engines = try Engines(config, directory, yields: config.waiting.yields(processors: machine.processors.count))
     let file = self.config
     let server = try ControlServer(
-      config: config, directory: directory, engines: engines.controls, ports: engines.ports, log: log, signals: signals,
+      config: config, directory: directory, engines: engines.controls, log: log, signals: signals,
       reread: { try Config.load(file: file) })
     try engines.start()
     log.info("\(summary(config)); control socket \(config.control.socket)")

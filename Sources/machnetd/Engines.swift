@@ -5,7 +5,6 @@ import MachnetEngine
 /// All engines of the daemon and their threads.
 final class Engines {
   let controls: [EngineControl]
-  let ports: [PortDescription] = []
   private let cpus: [Int?]
   private var threads: [EngineThread] = []
 

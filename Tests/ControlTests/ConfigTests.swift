@@ -1,5 +1,6 @@
 import CMachnetABI
 import MachnetChannel
+import MachnetEngine
 import Testing
 
 @testable import MachnetControl
@@ -54,7 +55,7 @@ func mistakes(_ yaml: String) -> [String] {
     let config = try Config(
       yaml: """
         engine: { cpus: [2, 0], polling: busy, idle-us: 50 }
-        channel: { endpoints: 8, tx-ring: 128K, rx-ring: 2M, max-channels-per-process: 3, max-endpoints: 100 }
+        channel: { endpoints: 8, tx-ring: 256K, rx-ring: 2M, max-channels-per-process: 3, max-endpoints: 100 }
         waiting: { spin-us: 0, yield: true }
         limits: { connections: 10, connections-per-user: 5 }
         """, machine: smallMachine)
@@ -63,7 +64,7 @@ func mistakes(_ yaml: String) -> [String] {
     #expect(
       config.channel
         == Config.Channel(
-          endpoints: 8, transmitRing: 131072, receiveRing: 2 << 20, maximumPerProcess: 3, maximumEndpoints: 100))
+          endpoints: 8, transmitRing: 262144, receiveRing: 2 << 20, maximumPerProcess: 3, maximumEndpoints: 100))
     #expect(config.waiting == Config.Waiting(spinMicroseconds: 0, yields: true))
     #expect(config.limits == Config.Limits(connections: 10, connectionsPerUser: 5))
   }
@@ -99,9 +100,9 @@ func mistakes(_ yaml: String) -> [String] {
     ("control: { mode: \"4660\" }", ["m.yaml:1:18: error: expected octal permissions such as \"0660\", found '4660'"]),
     ("control: { group: nobody-here }", ["m.yaml:1:19: error: expected a group of this machine, found 'nobody-here'"]),
     ("channel: { endpoints: 257 }", ["m.yaml:1:23: error: expected a number of endpoints from 1 to 256, found '257'"]),
-    ("channel: { tx-ring: 100K }", ["m.yaml:1:21: error: expected a ring size that is a power of two from 128K to 64M, found '100K'"]),
-    ("channel: { rx-ring: 64K }", ["m.yaml:1:21: error: expected a ring size that is a power of two from 128K to 64M, found '64K'"]),
-    ("channel: { rx-ring: 99999999999999999999 }", ["m.yaml:1:21: error: expected a ring size that is a power of two from 128K to 64M, found '99999999999999999999'"]),
+    ("channel: { tx-ring: 100K }", ["m.yaml:1:21: error: expected a ring size that is a power of two from 256K to 64M, found '100K'"]),
+    ("channel: { rx-ring: 128K }", ["m.yaml:1:21: error: expected a ring size that is a power of two from 256K to 64M, found '128K'"]),
+    ("channel: { rx-ring: 99999999999999999999 }", ["m.yaml:1:21: error: expected a ring size that is a power of two from 256K to 64M, found '99999999999999999999'"]),
     ("channel: { max-endpoints: 49153 }", ["m.yaml:1:27: error: expected a number of endpoints from 1 to 49152, found '49153'"]),
     ("waiting: { yield: maybe }", ["m.yaml:1:19: error: expected auto, true or false, found 'maybe'"]),
     ("limits: { connections: 0 }", ["m.yaml:1:24: error: expected a number of connections from 1 to 65536, found '0'"]),

@@ -1,0 +1,133 @@
+import Foundation
+
+/// What a daemon says about itself: the answer to `MN_REQUEST_STATUS`, JSON with snake_case keys.
+///
+/// Keys are stable: they may be added to, never renamed. Counts are since the start of what they belong to. Numbers of
+/// the kernel's share and of wake-ups come from the applications and are as true as those are.
+public struct StatusReport: Codable, Sendable {
+  public var daemon: DaemonStatus
+  public var engines: [EngineStatus]
+  public var interfaces: [InterfaceStatus]
+  public var processes: [ProcessStatus]
+  public var sockets: [SocketStatus]
+
+  public struct DaemonStatus: Codable, Sendable {
+    public var pid: Int
+    public var uptimeSeconds: Double
+    /// Drawn at the daemon's start; 16 hexadecimal digits.
+    public var epoch: String
+    /// Counts the reloads.
+    public var rulesGeneration: UInt32
+    public var rules: Int
+    public var controlSocket: String
+    /// Now.
+    public var connections, channels, endpoints: Int
+    /// Closed channels and endpoints whose memory waits for the engines to let go.
+    public var departing: Int
+    /// Since the start.
+    public var requests, refusedRequests, refusedConnections, disconnectedLiars, damagedChannels: UInt64
+  }
+
+  public struct EngineStatus: Codable, Sendable {
+    public var index: Int
+    /// nil: not pinned.
+    public var cpu: Int?
+    public var polling: String
+    public var sleeping: Bool
+    public var interfaces: [String]
+    public var counters: [String: UInt64]
+    /// By reason; reasons that never occurred are left out.
+    public var drops: [String: UInt64]
+  }
+
+  public struct InterfaceStatus: Codable, Sendable {
+    public var name: String
+    /// `ADDR/LEN`
+    public var address: String
+    public var gateway: String?
+    public var device: String
+    /// Bytes of the IP layer.
+    public var mtu: Int?
+    public var mac: String?
+    public var neighbours: [NeighbourStatus]
+  }
+
+  public struct NeighbourStatus: Codable, Sendable {
+    public var address: String
+    public var mac: String?
+    /// incomplete, reachable or stale
+    public var state: String
+  }
+
+  public struct ProcessStatus: Codable, Sendable {
+    /// 0: of a PID namespace that the daemon does not see.
+    public var pid: Int
+    public var uid: Int
+    public var program: String
+    public var channels, sockets: Int
+  }
+
+  public struct SocketStatus: Codable, Sendable {
+    public var program: String
+    public var pid: Int
+    /// `ADDR:PORT`, ADDR `*` for the wildcard.
+    public var local: String
+    /// nil: not connected.
+    public var peer: String?
+    /// 0: the daemon's network namespace.
+    public var netns: Int
+    /// machnet or kernel: what the rules say of its flow, or, unconnected, whether they may lead one to Machnet.
+    public var verdict: String
+    /// Of the config file; nil: no rule, the kernel.
+    public var ruleLine: Int?
+    public var transport: String?
+    public var homeEngine: Int
+    public var channel, endpoint: Int
+    public var engine: Traffic
+    public var kernel: Traffic
+    public var drops: [String: UInt64]
+    /// Times that a thread of the program slept in a wait and was woken.
+    public var wakeups: UInt64
+  }
+
+  public struct Traffic: Codable, Sendable {
+    public var rxDatagrams: UInt64 = 0
+    public var rxBytes: UInt64 = 0
+    public var txDatagrams: UInt64 = 0
+    public var txBytes: UInt64 = 0
+  }
+
+  public var json: String {
+    get throws {
+      let encoder = JSONEncoder()
+      encoder.keyEncodingStrategy = .convertToSnakeCase
+      encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+      return String(decoding: try encoder.encode(self), as: UTF8.self)
+    }
+  }
+
+  public init(json: String) throws {
+    let decoder = JSONDecoder()
+    decoder.keyDecodingStrategy = .convertFromSnakeCase
+    self = try decoder.decode(StatusReport.self, from: Data(json.utf8))
+  }
+
+  public init(
+    daemon: DaemonStatus, engines: [EngineStatus], interfaces: [InterfaceStatus], processes: [ProcessStatus],
+    sockets: [SocketStatus]
+  ) {
+    self.daemon = daemon
+    self.engines = engines
+    self.interfaces = interfaces
+    self.processes = processes
+    self.sockets = sockets
+  }
+}
+
+/// `rxPackets` as `rx_packets`.
+func snakeCase(_ name: String) -> String {
+  name.reduce(into: "") { text, letter in
+    if letter.isUppercase { text += "_" }
+    text += letter.lowercased()
+  }
+}

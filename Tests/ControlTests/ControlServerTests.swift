@@ -1,0 +1,522 @@
+import CLinux
+import CMachnetABI
+import Foundation
+import MachnetChannel
+import Synchronization
+import Testing
+
+@testable import MachnetControl
+
+@Suite(.serialized) struct AttachTests {
+  @Test func aProgramAttachesAndOpensASocket() throws {
+    try withDaemon(engines: 2) { daemon in
+      let application = try TestApplication(daemon, program: "memcached")
+      #expect(application.doorbells == 2)
+      #expect(application.header.magic == MN_MAGIC && application.header.engine_count == 2)
+      #expect(application.header.size == UInt64(application.size))
+      let socket = TestSocket()
+      let port = try socket.bind()
+      let reply = try application.open(socket)
+      #expect(reply.header.status == 0 && reply.descriptors.count == 1)
+      #expect(reply.header.local_port == port && ipv4(reply.header.local.words) == 0x7f00_0001)
+      #expect(reply.header.netns == 0 && reply.header.engine == reply.header.endpoint % 2)
+      #expect(application.block(reply.header.endpoint).state == 1)
+      #expect(daemon.directory.directory.hasLocalEndpoint(netns: 0, address: 0x7f00_0001, port: port))
+      #expect(!daemon.directory.directory.hasLocalEndpoint(netns: 1, address: 0x7f00_0001, port: port))
+      let status = try daemon.status()
+      #expect(status.sockets.map(\.program) == ["memcached"])
+      #expect(status.sockets.map(\.local) == ["127.0.0.1:\(port)"])
+      #expect(status.sockets.map(\.pid) == [Int(getpid())])
+
+      try application.close(reply.header.endpoint)
+      #expect(try daemon.status().sockets.isEmpty)
+      #expect(!daemon.directory.directory.hasLocalEndpoint(netns: 0, address: 0x7f00_0001, port: port))
+      #expect(try daemon.eventually { _ in application.block(reply.header.endpoint).state == 0 })
+    }
+  }
+
+  @Test func theDirectoryCannotBeWrittenByAnApplication() throws {
+    try withDaemon { daemon in
+      let client = try daemon.client()
+      let reply = try client.call(client.request(MN_REQUEST_HELLO))
+      let number = reply.descriptors[0].number
+      let writable = unsafe mmap(nil, MN_DIRECTORY_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, number, 0)
+      #expect(unsafe writable == MAP_FAILED)
+      let again = unsafe Glibc.open("/proc/self/fd/\(number)", O_RDWR)
+      if again >= 0 {
+        let mapping = unsafe mmap(nil, MN_DIRECTORY_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, again, 0)
+        #expect(unsafe mapping == MAP_FAILED)
+        #expect(ftruncate(again, 0) != 0)
+        Glibc.close(again)
+      }
+      let mapping = unsafe mmap(nil, MN_DIRECTORY_SIZE, PROT_READ, MAP_SHARED, number, 0)
+      try #require(unsafe mapping != MAP_FAILED)
+      let directory = unsafe Directory(unsafe: mapping!)
+      #expect(directory.isValid)
+      unsafe munmap(mapping, MN_DIRECTORY_SIZE)
+    }
+  }
+
+  @Test func aChannelCannotBeResized() throws {
+    try withDaemon { daemon in
+      let client = try daemon.client()
+      let reply = try client.call(client.request(MN_REQUEST_CHANNEL))
+      #expect(ftruncate(reply.descriptors[0].number, 0) != 0)
+      #expect(ftruncate(reply.descriptors[0].number, off_t(reply.header.size) * 2) != 0)
+    }
+  }
+
+  @Test func aBlockIsUsedAgainAndAsNew() throws {
+    try withDaemon(change: { $0.channel.endpoints = 1 }) { daemon in
+      let application = try TestApplication(daemon)
+      var last: UInt32 = 0
+      for round in 0..<5 {
+        let socket = TestSocket()
+        try socket.bind()
+        let other = TestSocket()
+        try other.bind()
+        var reply = try application.open(socket)
+        // The engine may not have let go of the block's last use yet.
+        while reply.header.status == ENOSPC && round > 0 { reply = try application.open(socket) }
+        #expect(reply.header.status == 0)
+        #expect(try application.open(other).header.status == ENOSPC)
+        let block = application.block(0)
+        #expect(block.generation > last && block.rx_wait == 0 && block.tx_lock == 0)
+        last = block.generation
+        // Left behind by a sloppy application.
+        let endpoint = unsafe (application.base + Int(mn_endpoint_offset(0))).assumingMemoryBound(to: mn_endpoint.self)
+        unsafe endpoint.pointee.tx_lock = 77
+        unsafe endpoint.pointee.rx_wait = 1
+        try application.close(0)
+      }
+    }
+  }
+
+  @Test func aSecondChannelIsGrantedUpToTheLimit() throws {
+    try withDaemon(change: { $0.channel.maximumPerProcess = 2 }) { daemon in
+      let application = try TestApplication(daemon)
+      #expect(try application.client.call(application.client.request(MN_REQUEST_CHANNEL)).header.status == 0)
+      #expect(try application.client.call(application.client.request(MN_REQUEST_CHANNEL)).header.status == EMFILE)
+    }
+  }
+
+  @Test func connectionsBeyondTheLimitAreTurnedAway() throws {
+    try withDaemon(change: { $0.limits.connections = 2 }) { daemon in
+      let first = try TestApplication(daemon)
+      let second = try daemon.client()
+      #expect(try second.call(second.request(MN_REQUEST_HELLO)).header.status == 0)
+      let third = try daemon.client()
+      try? third.send(third.request(MN_REQUEST_HELLO))
+      #expect(try third.receive() == nil)
+      #expect(first.channel != 0)
+    }
+  }
+
+  @Test func endpointsBeyondTheDaemonsLimitAreRefused() throws {
+    try withDaemon(change: { $0.channel.maximumEndpoints = 1 }) { daemon in
+      let application = try TestApplication(daemon)
+      let sockets = [TestSocket(), TestSocket()]
+      for socket in sockets { try socket.bind() }
+      #expect(try application.open(sockets[0]).header.status == 0)
+      #expect(try application.open(sockets[1]).header.status == ENFILE)
+    }
+  }
+}
+
+@Suite(.serialized) struct ShadowTests {
+  @Test func whatIsNoBoundUDPSocketForIPv4IsRefused() throws {
+    try withDaemon { daemon in
+      let application = try TestApplication(daemon)
+      func status(_ socket: TestSocket) throws -> Int32 { try application.open(socket).header.status }
+      #expect(try status(TestSocket()) == EINVAL)
+      #expect(try status(TestSocket(type: Int32(SOCK_STREAM.rawValue))) == EPROTOTYPE)
+      #expect(try status(TestSocket(family: AF_UNIX)) == EAFNOSUPPORT)
+      let only6 = TestSocket(family: AF_INET6)
+      try only6.set(Int32(IPPROTO_IPV6), IPV6_V6ONLY)
+      try only6.bind6Wildcard()
+      #expect(try status(only6) == EAFNOSUPPORT)
+      let dual = TestSocket(family: AF_INET6)
+      try dual.set(Int32(IPPROTO_IPV6), IPV6_V6ONLY, 0)
+      try dual.bind6Wildcard()
+      let reply = try application.open(dual)
+      #expect(reply.header.status == 0 && ipv4(reply.header.local.words) == 0)
+      // No socket at all: the client's own directory descriptor.
+      let directory = try application.client.call(application.client.request(MN_REQUEST_HELLO)).descriptors[0]
+      var request = application.client.request(MN_REQUEST_OPEN)
+      request.channel = application.channel
+      #expect(try application.client.call(request, descriptors: [directory.number]).header.status == ENOTSOCK)
+    }
+  }
+
+  @Test func aSocketIsOpenedOnce() throws {
+    try withDaemon { daemon in
+      let application = try TestApplication(daemon)
+      let other = try TestApplication(daemon)
+      let socket = TestSocket()
+      try socket.bind()
+      let first = try application.open(socket)
+      let again = try application.open(socket)
+      #expect(again.header.status == 0 && again.header.endpoint == first.header.endpoint)
+      #expect(try other.open(socket).header.status == EEXIST)
+      try application.close(first.header.endpoint)
+      #expect(try other.open(socket).header.status == 0)
+    }
+  }
+
+  @Test func theTokenProvesAccessToAnothersChannel() throws {
+    try withDaemon { daemon in
+      let parent = try TestApplication(daemon)
+      let child = try daemon.client()
+      let socket = TestSocket()
+      try socket.bind()
+      var request = child.request(MN_REQUEST_OPEN)
+      request.channel = parent.channel
+      #expect(try child.call(request, descriptors: [socket.descriptor]).header.status == EACCES)
+      request.token = parent.header.token ^ 1
+      #expect(try child.call(request, descriptors: [socket.descriptor]).header.status == EACCES)
+      request.token = parent.header.token
+      #expect(try child.call(request, descriptors: [socket.descriptor]).header.status == 0)
+      #expect(try daemon.status().sockets.count == 1)
+    }
+  }
+
+  @Test func connectFollowsTheKernelAndOnlyForTheSameSocket() throws {
+    try withDaemon { daemon in
+      let application = try TestApplication(daemon)
+      let socket = TestSocket()
+      let port = try socket.bind("0.0.0.0")
+      let opened = try application.open(socket)
+      #expect(ipv4(opened.header.local.words) == 0)
+      #expect(daemon.directory.directory.hasLocal(mn_local_key(0, 0, port)))
+      var request = application.client.request(MN_REQUEST_CONNECT)
+      request.channel = application.channel
+      request.endpoint = opened.header.endpoint
+      let stranger = TestSocket()
+      try stranger.bind()
+      #expect(try application.client.call(request, descriptors: [stranger.descriptor]).header.status == EACCES)
+      try socket.connect("127.0.0.2", port: 9)
+      let reply = try application.client.call(request, descriptors: [socket.descriptor])
+      #expect(reply.header.status == 0 && ipv4(reply.header.local.words) == 0x7f00_0001)
+      #expect(try daemon.status().sockets.map(\.peer) == ["127.0.0.2:9"])
+      #expect(!daemon.directory.directory.hasLocal(mn_local_key(0, 0, port)))
+      #expect(daemon.directory.directory.hasLocal(mn_local_key(0, 0x7f00_0001, port)))
+    }
+  }
+
+  @Test func aConnectedSocketGetsTheAddressOfTheInterfaceThatReachesItsPeer() throws {
+    // 203.0.113.0/24 (RFC 5737) is on no test machine.
+    let interface = mn_interface(address: 0xcb00_7104, mask: 0xffff_ff00, gateway: 0, mtu: 1500)
+    try withDaemon(interfaces: [interface]) { daemon in
+      let application = try TestApplication(daemon)
+      let socket = TestSocket()
+      try socket.bind("0.0.0.0")
+      let reply = try application.open(socket) {
+        $0.flags = UInt32(MN_OPEN_PEER)
+        $0.peer = mapped(0xcb00_7109)
+        $0.peer_port = 5000
+      }
+      #expect(reply.header.status == 0 && ipv4(reply.header.local.words) == 0xcb00_7104)
+      let loopback = TestSocket()
+      try loopback.bind("127.0.0.1")
+      let other = try application.open(loopback) {
+        $0.flags = UInt32(MN_OPEN_PEER)
+        $0.peer = mapped(0xcb00_7109)
+        $0.peer_port = 5000
+      }
+      #expect(ipv4(other.header.local.words) == 0x7f00_0001)
+    }
+  }
+
+  @Test func anEngineOwnedAddressBelongsToOneSocketOrToThoseThatShareIt() throws {
+    let interface = mn_interface(address: 0xcb00_7104, mask: 0xffff_ff00, gateway: 0, mtu: 1500)
+    try withDaemon(interfaces: [interface]) { daemon in
+      let application = try TestApplication(daemon)
+      func socket(_ port: UInt16, sharing: Bool) throws -> TestSocket {
+        let socket = TestSocket()
+        try socket.set(Int32(IPPROTO_IP), 15 /* IP_FREEBIND */)
+        if sharing { try socket.set(SOL_SOCKET, SO_REUSEPORT) }
+        try socket.bind("203.0.113.4", port: port)
+        return socket
+      }
+      let first = try socket(0, sharing: true)
+      #expect(try application.open(first).header.status == 0)
+      let second = try socket(first.port, sharing: true)
+      #expect(try application.open(second).header.status == 0)
+      #expect(try daemon.status().sockets.map(\.local) == Array(repeating: "203.0.113.4:\(first.port)", count: 2))
+      // An address that is nobody's here.
+      let foreign = TestSocket()
+      try foreign.set(Int32(IPPROTO_IP), 15)
+      try foreign.bind("203.0.113.5")
+      #expect(try application.open(foreign).header.status == EADDRNOTAVAIL)
+    }
+  }
+
+  @Test(.enabled(if: geteuid() == 0, "needs root: makes a network namespace"))
+  func anotherNetworkNamespaceIsAWorldOfItsOwn() throws {
+    let interface = mn_interface(address: 0xcb00_7104, mask: 0xffff_ff00, gateway: 0, mtu: 1500)
+    try withDaemon(interfaces: [interface]) { daemon in
+      let application = try TestApplication(daemon)
+      // A thread in a namespace of its own makes the sockets; a socket stays where it was made.
+      let made = Box<[TestSocket]>([])
+      let ready = DispatchSemaphore(value: 0)
+      Thread {
+        if enterNewNetworkNamespace() {
+          let loopback = TestSocket()
+          let engine = TestSocket()
+          try? engine.set(Int32(IPPROTO_IP), 15)
+          // Loopback is down in a new namespace: the wildcard does.
+          if (try? loopback.bind("0.0.0.0", port: 5353)) != nil, (try? engine.bind("203.0.113.4", port: 7)) != nil {
+            made.value = [loopback, engine]
+          }
+        }
+        ready.signal()
+      }.start()
+      ready.wait()
+      try #require(made.value.count == 2)
+      let here = TestSocket()
+      try here.bind("0.0.0.0", port: 5353)
+      #expect(try application.open(here).header.netns == 0)
+      let there = try application.open(made.value[0])
+      #expect(there.header.status == 0 && there.header.netns == 1)
+      #expect(daemon.directory.directory.hasLocal(mn_local_key(1, 0, 5353)))
+      #expect(try application.open(made.value[1]).header.status == EACCES)
+      try application.close(there.header.endpoint)
+      #expect(try daemon.status().sockets.count == 1)
+      #expect(!daemon.directory.directory.hasLocal(mn_local_key(1, 0, 5353)))
+    }
+  }
+}
+
+/// Moves the calling thread.
+private func enterNewNetworkNamespace() -> Bool {
+  guard let symbol = unsafe dlsym(nil, "unshare") else { return false }
+  let unshare = unsafe unsafeBitCast(symbol, to: (@convention(c) (Int32) -> Int32).self)
+  return unshare(0x4000_0000 /* CLONE_NEWNET */) == 0
+}
+
+@Suite(.serialized) struct LiarTests {
+  /// What no client of ours sends; each in an otherwise right request.
+  static let lies: [(String, @Sendable (inout mn_request) -> Void)] = [
+    ("magic", { $0.magic ^= 1 }),
+    ("version", { $0.version += 1 }),
+    ("kind 0", { $0.kind = 0 }),
+    ("kind 8", { $0.kind = 8 }),
+    ("reserved", { $0.reserved.6 = 1 }),
+    ("an open without its descriptor", { $0.kind = UInt16(MN_REQUEST_OPEN) }),
+    ("a program name without an end", { unsafe withUnsafeMutableBytes(of: &$0.program) { unsafe _ = $0.initializeMemory(as: UInt8.self, repeating: 65) } }),
+  ]
+
+  @Test(arguments: lies.indices)
+  func aLieIsAnsweredCountedAndEndsTheConnection(index: Int) throws {
+    let (name, tell) = Self.lies[index]
+    try withDaemon { daemon in
+      let client = try daemon.client()
+      var request = client.request(MN_REQUEST_HELLO)
+      tell(&request)
+      #expect(try client.call(request).header.status == EPROTO, "\(name)")
+      #expect(try client.receive() == nil)
+      #expect(try daemon.status().daemon.disconnectedLiars == 1)
+    }
+  }
+
+  @Test func requestsAboutThingsThatAreNotThere() throws {
+    try withDaemon { daemon in
+      let application = try TestApplication(daemon)
+      let socket = TestSocket()
+      try socket.bind()
+      #expect(try application.open(socket) { $0.channel += 1 }.header.status == ENOENT)
+      #expect(try application.open(socket) { $0.flags = UInt32(MN_OPEN_PEER); $0.peer.words.0 = 1 }.header.status == EAFNOSUPPORT)
+      var connect = application.client.request(MN_REQUEST_CONNECT)
+      connect.channel = application.channel
+      connect.endpoint = 3
+      #expect(try application.client.call(connect, descriptors: [socket.descriptor]).header.status == ENOENT)
+      // A close of nothing has no answer and does no harm.
+      try application.close(3)
+      #expect(try application.open(socket).header.status == 0)
+      #expect(try daemon.status().daemon.disconnectedLiars == 0)
+    }
+  }
+
+  @Test(arguments: [
+    (MN_REQUEST_OPEN, UInt32(4), UInt32(0)), (MN_REQUEST_CONNECT, 2, 0), (MN_REQUEST_CONNECT, 0, 256),
+    (MN_REQUEST_CLOSE, 0, UInt32.max),
+  ] as [(Int, UInt32, UInt32)])
+  func fieldsOutOfRange(kind: Int, flags: UInt32, endpoint: UInt32) throws {
+    try withDaemon { daemon in
+      let application = try TestApplication(daemon)
+      let socket = TestSocket()
+      try socket.bind()
+      var request = application.client.request(kind)
+      request.channel = application.channel
+      request.flags = flags
+      request.endpoint = endpoint
+      if kind == MN_REQUEST_CONNECT && endpoint == 0 { _ = try application.open(socket) }
+      let descriptors = kind == MN_REQUEST_CLOSE ? [] : [socket.descriptor]
+      #expect(try application.client.call(request, descriptors: descriptors).header.status == EPROTO)
+      #expect(try application.client.receive() == nil)
+      #expect(try daemon.status().sockets.isEmpty)
+    }
+  }
+
+  @Test(arguments: [1, 127, 129, 4096])
+  func lengthsThatAreWrong(length: Int) throws {
+    try withDaemon { daemon in
+      let client = try daemon.client()
+      var bytes = [UInt8](repeating: 0, count: max(length, 128))
+      let request = client.request(MN_REQUEST_HELLO)
+      unsafe withUnsafeBytes(of: request) { unsafe bytes.replaceSubrange(0..<128, with: $0) }
+      try unsafe bytes.withUnsafeBytes { try unsafe client.send(bytes: UnsafeRawBufferPointer(rebasing: $0[..<length])) }
+      #expect(try client.receive()?.header.status == EPROTO)
+      #expect(try client.receive() == nil)
+    }
+  }
+
+  @Test func surplusDescriptorsAreClosedAndALie() throws {
+    try withDaemon { daemon in
+      let client = try daemon.client()
+      // When the daemon has closed its copies, the writing end of this pipe is the last.
+      var ends: [Int32] = [0, 0]
+      try #require(unsafe pipe(&ends) == 0)
+      let reply = try client.call(client.request(MN_REQUEST_HELLO), descriptors: Array(repeating: ends[1], count: 20))
+      #expect(reply.header.status == EPROTO)
+      Glibc.close(ends[1])
+      var byte: UInt8 = 0
+      #expect(unsafe read(ends[0], &byte, 1) == 0)
+      Glibc.close(ends[0])
+    }
+  }
+
+  @Test func aClientThatDoesNotReadIsDisconnectedAndHoldsNobodyUp() throws {
+    try withDaemon { daemon in
+      let deaf = try daemon.client()
+      let polite = try TestApplication(daemon)
+      var code: Int32 = 0
+      while code == 0 || code == EAGAIN {
+        do throws(SystemError) {
+          try deaf.send(deaf.request(MN_REQUEST_HELLO))
+          code = 0
+        } catch {
+          code = error.code
+          #expect(try polite.client.call(polite.client.request(MN_REQUEST_HELLO)).header.status == 0)
+        }
+      }
+      #expect(code == EPIPE || code == ECONNRESET)
+    }
+  }
+
+  @Test func aDamagedChannelEndsItsConnection() throws {
+    try withDaemon { daemon in
+      let application = try TestApplication(daemon)
+      let neighbour = try TestApplication(daemon)
+      let socket = TestSocket()
+      try socket.bind()
+      let reply = try application.open(socket)
+      daemon.reportDamage(application.channel)
+      #expect(try application.client.receive() == nil)
+      #expect(application.block(reply.header.endpoint).state == 2)
+      #expect(application.header.damaged == 1)
+      #expect(try daemon.status().daemon.damagedChannels == 1)
+      #expect(try neighbour.open(socket).header.status == 0)
+    }
+  }
+}
+
+@Suite(.serialized) struct LifeTests {
+  @Test func everythingOfAClientGoesWithItsConnection() throws {
+    try withDaemon(engines: 2) { daemon in
+      var application: TestApplication? = try TestApplication(daemon)
+      let sockets = (0..<20).map { _ in TestSocket() }
+      for socket in sockets {
+        try socket.bind("0.0.0.0")
+        #expect(try application?.open(socket).header.status == 0)
+      }
+      #expect(try daemon.status().daemon.endpoints == 20)
+      application = nil
+      #expect(try daemon.eventually { $0.daemon.endpoints == 0 && $0.daemon.channels == 0 })
+      for socket in sockets { #expect(!daemon.directory.directory.hasLocal(mn_local_key(0, 0, socket.port))) }
+    }
+  }
+
+  @Test func anInheritedConnectionKeepsTheChannel() throws {
+    try withDaemon { daemon in
+      var application: TestApplication? = try TestApplication(daemon)
+      let lifeline = dup(application!.client.socket.number)
+      let socket = TestSocket()
+      try socket.bind()
+      _ = try application?.open(socket)
+      application = nil
+      #expect(try daemon.status().daemon.endpoints == 1)
+      Glibc.close(lifeline)
+      #expect(try daemon.eventually { $0.daemon.endpoints == 0 })
+    }
+  }
+
+  @Test func memoryOfAChannelWaitsForAnEngineThatIsBusy() throws {
+    try withDaemon { daemon in
+      let client = try daemon.client()
+      #expect(try client.call(client.request(MN_REQUEST_CHANNEL)).header.status == 0)
+      daemon.enginesAreStuck.store(true, ordering: .relaxed)
+      #expect(shutdown(client.socket.number, Int32(SHUT_RDWR)) == 0)
+      #expect(try daemon.eventually { $0.daemon.channels == 0 })
+      #expect(try daemon.status().daemon.departing == 1)
+      daemon.enginesAreStuck.store(false, ordering: .relaxed)
+      #expect(try daemon.eventually { $0.daemon.departing == 0 })
+    }
+  }
+
+  @Test func aStoppedDaemonSaysSoAndTakesItsSocketAway() throws {
+    let daemon = try TestDaemon()
+    let application = try TestApplication(daemon)
+    daemon.stop()
+    #expect(daemon.directory.directory.isStopping)
+    #expect(try application.client.receive() == nil)
+    #expect(unsafe access(daemon.config.control.socket, F_OK) != 0)
+    #expect(throws: SystemError.self) { try daemon.client() }
+  }
+
+  @Test func aSecondDaemonOnThePathIsRefusedAndAStaleSocketReplaced() throws {
+    try withDaemon { daemon in
+      let path = daemon.config.control.socket
+      #expect(throws: SystemError.self) { try TestDaemon(change: { $0.control.socket = path }) }
+      let report = try daemon.status()
+      #expect(report.daemon.controlSocket == path)
+    }
+    // A socket file that nobody listens at.
+    let stale = "\(scratch)/stale.sock"
+    let listener = unsafe mnc_listen(stale, 0o600, UInt32.max)
+    try #require(listener >= 0)
+    Glibc.close(listener)
+    try withDaemon(change: { $0.control.socket = stale }) { daemon in
+      let report = try daemon.status()
+      #expect(report.daemon.controlSocket == stale)
+      var status = stat()
+      #expect(unsafe stat(stale, &status) == 0 && status.st_mode & 0o777 == 0o660)
+    }
+    // A file that is no socket is somebody's.
+    let file = "\(scratch)/file"
+    try "precious".write(toFile: file, atomically: true, encoding: .utf8)
+    #expect(throws: SystemError.self) { try TestDaemon(change: { $0.control.socket = file }) }
+    #expect(try String(contentsOfFile: file, encoding: .utf8) == "precious")
+  }
+
+  @Test func aReloadPutsNewRulesInForceAndAMistakeKeepsTheOld() throws {
+    try withDaemon { daemon in
+      let client = try daemon.client()
+      let before = daemon.directory.directory.rulesGeneration
+      var next = daemon.config
+      next.flows = [Config.Flow(path: .machnet, line: 7)]
+      daemon.nextConfig.value = .success(next)
+      #expect(try client.call(client.request(MN_REQUEST_RELOAD)).header.status == 0)
+      let directory = daemon.directory.directory
+      #expect(directory.rulesGeneration == before &+ 1)
+      #expect(directory.rules(generation: directory.rulesGeneration).count == 1)
+      #expect(directory.rules(generation: directory.rulesGeneration).rule(0).line == 7)
+      daemon.nextConfig.value = .failure(ConfigFailure(description: "m.yaml:1:1: error: expected sense"))
+      let reply = try client.call(client.request(MN_REQUEST_RELOAD))
+      #expect(reply.header.status == EINVAL)
+      #expect(try ControlClient.text(reply) == "m.yaml:1:1: error: expected sense")
+      #expect(directory.rulesGeneration == before &+ 1)
+      #expect(try daemon.status().daemon.rules == 1)
+    }
+  }
+}

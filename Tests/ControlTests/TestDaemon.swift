@@ -1,0 +1,239 @@
+import CLinux
+import CMachnetABI
+import Foundation
+import Logging
+import MachnetChannel
+import Synchronization
+import Testing
+
+@testable import MachnetControl
+@testable import MachnetEngine
+
+/// A control server in this process, with engines that carry out orders and do nothing else.
+final class TestDaemon: @unchecked Sendable {
+  let config: Config
+  let directory: DirectoryMemory
+  let engines: [EngineControl]
+  let server: ControlServer
+  /// What the next reload finds.
+  let nextConfig: Box<Result<Config, ConfigFailure>>
+  private let done = DispatchGroup()
+  /// While set, the engines leave their orders alone.
+  let enginesAreStuck = Atomic(false)
+
+  init(engines count: Int = 1, interfaces: [mn_interface] = [], change: (inout Config) -> Void = { _ in }) throws {
+    var config = Config()
+    config.engine.cpus = count == 1 ? [] : Array(0..<count)
+    config.control.socket = "\(scratch)/\(UUID().uuidString.prefix(8)).sock"
+    config.channel.transmitRing = Int(MN_RING_MIN)
+    config.channel.receiveRing = Int(MN_RING_MIN)
+    change(&config)
+    self.config = config
+    let directory = try DirectoryMemory(config: config, processors: 2)
+    directory.install(interfaces: interfaces)
+    self.directory = directory
+    engines = (0..<count).map { index in
+      EngineControl(options: EngineOptions(index: UInt32(index), directory: directory.directory))!
+    }
+    let nextConfig = Box(Result<Config, ConfigFailure>.success(config))
+    self.nextConfig = nextConfig
+    server = try ControlServer(
+      config: config, directory: directory, engines: engines, log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() },
+      reread: { try nextConfig.value.get() })
+    for engine in engines { spawn { self.carryOutOrders(of: engine) } }
+    spawn { try? self.server.run() }
+  }
+
+  private func spawn(_ body: @escaping @Sendable () -> Void) {
+    done.enter()
+    Thread {
+      body()
+      self.done.leave()
+    }.start()
+  }
+
+  private func carryOutOrders(of engine: EngineControl) {
+    while engine.mailbox.load(Mailbox.stop) == 0 {
+      if !enginesAreStuck.load(ordering: .relaxed) {
+        engine.mailbox.store(Mailbox.commandHead, engine.mailbox.load(Mailbox.commandTail))
+      }
+      mn_linux_sleep(50_000)
+    }
+  }
+
+  /// Says of a channel what an engine says of one that it found a lie in.
+  func reportDamage(_ channel: UInt32) {
+    let mailbox = engines[0].mailbox
+    let tail = mailbox.load(Mailbox.faultTail)
+    mailbox.store(Mailbox.faults + Int(tail % UInt64(EngineLimits.faults)) * 8, UInt64(channel))
+    mailbox.store(Mailbox.faultTail, tail + 1)
+    mn_linux_eventfd_signal(engines[0].faultDescriptor)
+  }
+
+  /// Ends the server and the engines and waits for their threads.
+  func stop() {
+    enginesAreStuck.store(false, ordering: .relaxed)
+    server.stop()
+    for engine in engines { engine.stop() }
+    done.wait()
+  }
+
+  func client() throws -> ControlClient { try ControlClient(path: config.control.socket) }
+
+  /// The report as a client gets it: after every message that was sent before.
+  func status() throws -> StatusReport {
+    let client = try client()
+    let reply = try client.call(client.request(MN_REQUEST_STATUS))
+    try #require(reply.header.status == 0)
+    return try StatusReport(json: ControlClient.text(reply))
+  }
+
+  /// Polls the report until something is so: for what another process's end sets off.
+  func eventually(_ what: (StatusReport) -> Bool) throws -> Bool {
+    let limit = Date(timeIntervalSinceNow: 5)
+    while Date() < limit {
+      if what(try status()) { return true }
+      sched_yield()
+    }
+    return false
+  }
+}
+
+/// A daemon for the time of a test.
+func withDaemon(
+  engines: Int = 1, interfaces: [mn_interface] = [], change: (inout Config) -> Void = { _ in },
+  _ body: (TestDaemon) throws -> Void
+) throws {
+  let daemon = try TestDaemon(engines: engines, interfaces: interfaces, change: change)
+  defer { daemon.stop() }
+  try body(daemon)
+}
+
+/// A value that two threads see.
+final class Box<Value: Sendable>: Sendable {
+  private let cell: Mutex<Value>
+  init(_ value: Value) { cell = Mutex(value) }
+  var value: Value {
+    get { cell.withLock { $0 } }
+    set { cell.withLock { $0 = newValue } }
+  }
+}
+
+/// A directory of this test process.
+let scratch: String = {
+  let path = NSTemporaryDirectory() + "machnet-control-tests-\(getpid())"
+  try! FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+  return path
+}()
+
+/// A UDP socket as an application would have it.
+final class TestSocket: Sendable {
+  let descriptor: Int32
+
+  init(family: Int32 = AF_INET, type: Int32 = Int32(SOCK_DGRAM.rawValue), proto: Int32 = 0) {
+    descriptor = socket(family, type, proto)
+    precondition(descriptor >= 0)
+  }
+
+  deinit { close(descriptor) }
+
+  /// - Returns: the port.
+  @discardableResult
+  func bind(_ address: String = "127.0.0.1", port: UInt16 = 0) throws -> UInt16 {
+    var name = sockaddr_in()
+    name.sin_family = sa_family_t(AF_INET)
+    name.sin_addr.s_addr = IPv4Address(address)!.value.bigEndian
+    name.sin_port = port.bigEndian
+    let status = unsafe withUnsafePointer(to: &name) { pointer in
+      unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        unsafe Glibc.bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+      }
+    }
+    try #require(status == 0, "bind to \(address):\(port): errno \(errno)")
+    return self.port
+  }
+
+  func connect(_ address: String, port: UInt16) throws {
+    var name = sockaddr_in()
+    name.sin_family = sa_family_t(AF_INET)
+    name.sin_addr.s_addr = IPv4Address(address)!.value.bigEndian
+    name.sin_port = port.bigEndian
+    let status = unsafe withUnsafePointer(to: &name) { pointer in
+      unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        unsafe Glibc.connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+      }
+    }
+    try #require(status == 0, "connect to \(address):\(port): errno \(errno)")
+  }
+
+  func bind6Wildcard() throws {
+    var name = sockaddr_in6()
+    name.sin6_family = sa_family_t(AF_INET6)
+    let status = unsafe withUnsafePointer(to: &name) { pointer in
+      unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        unsafe Glibc.bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in6>.size))
+      }
+    }
+    try #require(status == 0, "bind to [::]: errno \(errno)")
+  }
+
+  func set(_ level: Int32, _ option: Int32, _ value: Int32 = 1) throws {
+    var value = value
+    let status = unsafe setsockopt(descriptor, level, option, &value, 4)
+    try #require(status == 0, "setsockopt: errno \(errno)")
+  }
+
+  var port: UInt16 {
+    var facts = mnc_socket()
+    _ = unsafe mnc_inspect_socket(descriptor, &facts)
+    return facts.local_port
+  }
+}
+
+/// An attached application, as the shim attaches.
+@safe
+final class TestApplication {
+  let client: ControlClient
+  let channel: UInt32
+  let doorbells: Int
+  /// Safety: `size` bytes, mapped by `init` and unmapped by `deinit`.
+  let base: UnsafeMutableRawPointer
+  let size: Int
+
+  init(_ daemon: TestDaemon, program: String = "test") throws {
+    client = try daemon.client()
+    var hello = client.request(MN_REQUEST_HELLO)
+    unsafe withUnsafeMutableBytes(of: &hello.program) { unsafe $0.copyBytes(from: program.utf8) }
+    let greeting = try client.call(hello)
+    try #require(greeting.header.status == 0 && greeting.descriptors.count == 1)
+    let reply = try client.call(client.request(MN_REQUEST_CHANNEL))
+    try #require(reply.header.status == 0)
+    channel = reply.header.channel
+    doorbells = reply.descriptors.count - 1
+    size = Int(reply.header.size)
+    let mapping = unsafe mmap(nil, size, PROT_READ | PROT_WRITE, MAP_SHARED, reply.descriptors[0].number, 0)
+    try #require(unsafe mapping != MAP_FAILED)
+    unsafe base = mapping!
+  }
+
+  deinit { unsafe munmap(base, size) }
+
+  var header: mn_channel { unsafe base.load(as: mn_channel.self) }
+
+  func block(_ index: UInt32) -> mn_endpoint { unsafe (base + Int(mn_endpoint_offset(index))).load(as: mn_endpoint.self) }
+
+  func open(_ socket: TestSocket, change: (inout mn_request) -> Void = { _ in }) throws -> ControlClient.Reply {
+    var request = client.request(MN_REQUEST_OPEN)
+    request.channel = channel
+    change(&request)
+    return try client.call(request, descriptors: [socket.descriptor])
+  }
+
+  func close(_ endpoint: UInt32) throws {
+    var request = client.request(MN_REQUEST_CLOSE)
+    request.channel = channel
+    request.endpoint = endpoint
+    request.token = header.token
+    try client.send(request)
+  }
+}
