@@ -64,7 +64,8 @@ let package = Package(
     .target(name: "MachnetChannel", dependencies: ["CMachnetABI"], swiftSettings: strict),
     .target(
       name: "MachnetEngine", dependencies: ["CMachnetABI", "CLinux", "MachnetChannel", "MachnetWire"],
-      swiftSettings: strict),
+      // @_noLocks is checked in debug builds too, and there it must see the generic tables' bodies.
+      swiftSettings: strict + [.unsafeFlags(["-wmo", "-num-threads", "1"], .when(configuration: .debug))]),
     .target(
       name: "MachnetDPDK", dependencies: ["CDPDK", "CNuma", "MachnetEngine"],
       swiftSettings: strict + [.unsafeFlags(dpdkSwiftFlags)]),
@@ -115,6 +116,9 @@ let package = Package(
       ], swiftSettings: strict),
     // Real programs, run as a user runs them; needs the built products, not the modules.
     .testTarget(name: "ProgramTests", swiftSettings: strict),
+    .testTarget(
+      name: "EngineTests", dependencies: ["CMachnetABI", "CLinux", "MachnetChannel", "MachnetEngine", "MachnetWire"],
+      swiftSettings: strict),
   ],
   swiftLanguageModes: [.v6]
 )

@@ -1,5 +1,5 @@
 /// What an engine counts. Names are what `machnet status` prints.
-public enum EngineCounter: Int, CaseIterable, Sendable {
+public enum EngineCounter: Int, CaseIterable, Sendable, BitwiseCopyable {
   case iterations
   case sleeps
   /// Eventfds written because somebody slept.
@@ -16,7 +16,7 @@ public enum EngineCounter: Int, CaseIterable, Sendable {
 }
 
 /// Why something was dropped: every drop has one of these names.
-public enum DropReason: Int, CaseIterable, Sendable {
+public enum DropReason: Int, CaseIterable, Sendable, BitwiseCopyable {
   // Frames from the wire.
   case frameTruncated, frameNotForUs, etherTypeUnknown
   case arpMalformed, arpConflict

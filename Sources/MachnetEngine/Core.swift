@@ -1,0 +1,310 @@
+import CLinux
+import CMachnetABI
+import MachnetChannel
+
+/// Everything an engine knows and does between its ports and its channels, without any packet I/O of its own: the
+/// shell (`Engine`) feeds it bursts and carries its frames away.
+///
+/// Not generic, so that the hot path is compiled once, here. All memory is taken at start.
+struct Core: ~Copyable {
+  let mailbox: Mailbox
+  let directory: Directory
+  let index: UInt32
+  let localStall: UInt64
+  let separateHosts: Bool
+  let faultDescriptor: Int32
+
+  var clock: Clock
+  /// The time of this iteration, ns of `clock`.
+  var now: UInt64 = 0
+
+  let channels = Table<Channel>(count: EngineLimits.channels)
+  let endpoints = Table<Endpoint>(count: EngineLimits.endpoints)
+  /// Slot of the endpoint in each block of each channel; valid where the channel's `open` bit is set.
+  let blocks = Table<UInt32>(count: EngineLimits.channels * Int(MN_CHANNEL_ENDPOINTS_MAX))
+  var demultiplexer = Demultiplexer()
+  /// Moves on whenever an endpoint comes, goes or changes its address: then remembered routes are stale.
+  var generation: UInt32 = 1
+
+  /// Slots of live channels, and where this iteration's look at the idle ones starts.
+  let live = Table<UInt32>(count: EngineLimits.channels)
+  var liveCount = 0
+  var scanNext = 0
+  /// Slots of endpoints whose TX ring is looked at in every iteration.
+  let active = Table<UInt32>(count: EngineLimits.endpoints)
+  var activeCount = 0
+  /// Slots of endpoints whose RX ring has something that is not yet published.
+  let touched = Table<UInt32>(count: Core.touchedMax)
+  var touchedCount = 0
+  /// Whether this iteration woke somebody.
+  var wokeSomebody = false
+  let ports = Table<Port>(count: EngineLimits.ports)
+  var portCount = 0
+
+  /// Orders done so far, and since when the next one has been waiting to be possible.
+  var commandsDone: UInt64 = 0
+  var commandHeldSince: UInt64 = 0
+
+  /// Records that one visit of an endpoint takes at most.
+  static var visitMax: Int { 32 }
+  /// Receivers that one burst can touch: each datagram of a visit may have another one, segments share one.
+  static var touchedMax: Int { 64 }
+  /// Idle channels whose ready words one iteration looks at.
+  static var scanMax: Int { 8 }
+  /// Ends the linger of a closed endpoint's unsent datagrams, ns.
+  static var lingerMax: UInt64 { 2_000_000 }
+
+  init(control: EngineControl) {
+    let options = control.options
+    mailbox = control.mailbox
+    directory = options.directory
+    index = options.index
+    localStall = UInt64(max(0, options.localStallMicroseconds)) * 1000
+    separateHosts = options.separateHosts
+    faultDescriptor = control.faultDescriptor
+    clock = Clock()
+    now = clock.now()
+  }
+
+  deinit {
+    for port in 0..<portCount { ports[port].release() }
+    ports.release()
+    channels.release()
+    endpoints.release()
+    blocks.release()
+    demultiplexer.release()
+    live.release()
+    active.release()
+    touched.release()
+  }
+
+  /// Starts an iteration.
+  @_noLocks
+  mutating func begin() {
+    now = clock.now()
+    wokeSomebody = false
+    mailbox.count(.iterations)
+  }
+
+  mutating func addPort(_ options: InterfaceOptions) {
+    ports[portCount] = Port(options)
+    portCount += 1
+  }
+
+  // MARK: Finding work
+
+  /// Moves endpoints with their ready bit set to the active list, looking at some of the channels.
+  ///
+  /// - Parameter all: looks at every channel: before the engine sleeps.
+  @_noLocks
+  mutating func scanReady(all: Bool) {
+    var remaining = all ? liveCount : min(liveCount, Core.scanMax)
+    while remaining > 0 {
+      if scanNext >= liveCount { scanNext = 0 }
+      activateReady(live[scanNext])
+      scanNext &+= 1
+      remaining &-= 1
+    }
+  }
+
+  @inline(__always) @_noLocks
+  private mutating func activateReady(_ slot: UInt32) {
+    guard let base = unsafe channels[slot].description.base else { return }
+    let words = unsafe base + Int(MN_CHANNEL_READY) + Int(index) * MemoryLayout<mn_ready>.size
+    // Relaxed: what the bit announces is read from the ring with acquire. Bits of blocks that are not open here mean
+    // nothing (an endpoint that was closed meanwhile).
+    let new0 = unsafe mn_load_relaxed_u64(words) & channels[slot].open.0 & ~channels[slot].active.0
+    let new1 = unsafe mn_load_relaxed_u64(words + 8) & channels[slot].open.1 & ~channels[slot].active.1
+    let new2 = unsafe mn_load_relaxed_u64(words + 16) & channels[slot].open.2 & ~channels[slot].active.2
+    let new3 = unsafe mn_load_relaxed_u64(words + 24) & channels[slot].open.3 & ~channels[slot].active.3
+    if new0 | new1 | new2 | new3 == 0 { return }
+    activate(slot, new0, 0)
+    activate(slot, new1, 64)
+    activate(slot, new2, 128)
+    activate(slot, new3, 192)
+  }
+
+  @_noLocks
+  private mutating func activate(_ channel: UInt32, _ bits: UInt64, _ first: Int) {
+    var bits = bits
+    while bits != 0 {
+      let block = first &+ bits.trailingZeroBitCount
+      bits &= bits &- 1
+      activate(blocks[Int(channel) &* Int(MN_CHANNEL_ENDPOINTS_MAX) &+ block])
+    }
+  }
+
+  @_noLocks
+  mutating func activate(_ slot: UInt32) {
+    let channel = endpoints[slot].channel
+    setBit(&channels[channel].active, endpoints[slot].index)
+    endpoints[slot].isActive = true
+    endpoints[slot].emptyVisits = 0
+    active[activeCount] = slot
+    activeCount &+= 1
+  }
+
+  /// Visits every active endpoint once.
+  ///
+  /// - Returns: whether anything was sent.
+  @_noLocks
+  mutating func serveActive() -> Bool {
+    var progress = false
+    var place = 0
+    // With few active endpoints a look costs nothing worth saving; with many, the idle ones must leave soon.
+    let patience: UInt32 = activeCount <= 32 ? 16_384 : 64
+    while place < activeCount {
+      let slot = active[place]
+      if serve(slot) { progress = true }
+      // A fault in `serve` may have emptied the place.
+      if place >= activeCount || active[place] != slot { continue }
+      if endpoints[slot].emptyVisits > patience && deactivate(slot, at: place) { continue }
+      place &+= 1
+    }
+    return progress
+  }
+
+  /// Takes an idle endpoint off the active list, unless it has just become busy.
+  @_noLocks
+  private mutating func deactivate(_ slot: UInt32, at place: Int) -> Bool {
+    let channel = endpoints[slot].channel
+    let block = endpoints[slot].index
+    guard let base = unsafe channels[channel].description.base else { return false }
+    let word = unsafe base + Int(MN_CHANNEL_READY) + Int(index) * MemoryLayout<mn_ready>.size + Int(block >> 6) * 8
+    let bit: UInt64 = 1 << UInt64(block & 63)
+    // Pairs with the application's "publish, fence, look at the bit": either it sees the bit clear and sets it, or we
+    // see its tail here.
+    _ = unsafe mn_fetch_and_u64(word, ~bit)
+    mn_fence()
+    endpoints[slot].emptyVisits = 0
+    if !endpoints[slot].reader.isEmpty {
+      _ = unsafe mn_fetch_or_u64(word, bit)
+      return false
+    }
+    takeOff(slot, at: place)
+    return true
+  }
+
+  /// Removes a place of the active list; the last one moves there.
+  @_noLocks
+  func takeOffBits(_ slot: UInt32) {
+    clearBit(&channels[endpoints[slot].channel].active, endpoints[slot].index)
+    endpoints[slot].isActive = false
+  }
+
+  @_noLocks
+  mutating func takeOff(_ slot: UInt32, at place: Int) {
+    takeOffBits(slot)
+    activeCount &-= 1
+    active[place] = active[activeCount]
+  }
+
+  /// Whether an active endpoint has something to send, or a ready bit is set anywhere: the last look before sleep.
+  @_noLocks
+  mutating func hasWork() -> Bool {
+    if mailbox.load(Mailbox.commandTail) != commandsDone || mailbox.load(Mailbox.stop) != 0 { return true }
+    scanReady(all: true)
+    var place = 0
+    while place < activeCount {
+      if !endpoints[active[place]].reader.isEmpty { return true }
+      place &+= 1
+    }
+    return false
+  }
+
+  // MARK: Telling receivers
+
+  /// Notes that an endpoint's RX ring has a record to publish.
+  @inline(__always) @_noLocks
+  mutating func touch(_ slot: UInt32) {
+    if endpoints[slot].isTouched { return }
+    if touchedCount == Core.touchedMax { flushTouched() }
+    endpoints[slot].isTouched = true
+    touched[touchedCount] = slot
+    touchedCount &+= 1
+  }
+
+  /// Publishes what this burst has put into RX rings: all of it, then one fence, then a look at who sleeps.
+  @_noLocks
+  mutating func flushTouched() {
+    if touchedCount == 0 { return }
+    publishTouched()
+    mn_fence()
+    wakeTouched()
+  }
+
+  @inline(__always) @_noLocks
+  func publishTouched() {
+    var place = 0
+    while place < touchedCount {
+      endpoints[touched[place]].writer.publish()
+      place &+= 1
+    }
+  }
+
+  @inline(__always) @_noLocks
+  mutating func wakeTouched() {
+    var place = 0
+    while place < touchedCount {
+      let slot = touched[place]
+      endpoints[slot].isTouched = false
+      mailbox.countReceived(
+        endpoint: slot, datagrams: UInt64(endpoints[slot].burstDatagrams), bytes: UInt64(endpoints[slot].burstBytes))
+      endpoints[slot].burstDatagrams = 0
+      endpoints[slot].burstBytes = 0
+      wake(slot, Int(MN_OFFSET_ENDPOINT_RX_WAIT))
+      place &+= 1
+    }
+    touchedCount = 0
+  }
+
+  /// Writes the endpoint's eventfd if its owner sleeps, or is about to, on the given wait word. After a fence.
+  @inline(__always) @_noLocks
+  mutating func wake(_ slot: UInt32, _ offset: Int) {
+    // Pairs with the application's exchange to ARMED and its look at the ring after that.
+    if unsafe mn_load_relaxed_u32(endpoints[slot].block + offset) == UInt32(MN_WAIT_ARMED) { signal(slot, offset) }
+  }
+
+  @inline(never) @_noLocks
+  private mutating func signal(_ slot: UInt32, _ offset: Int) {
+    let word = unsafe endpoints[slot].block + offset
+    if unsafe mn_compare_exchange_u32(word, UInt32(MN_WAIT_ARMED), UInt32(MN_WAIT_SIGNALLED)) {
+      mn_linux_eventfd_signal(endpoints[slot].eventDescriptor)
+      mailbox.count(.wakeups)
+      wokeSomebody = true
+    }
+  }
+
+  /// Leaves an error for the endpoint's owner to find (SO_ERROR) and wakes it as a datagram would.
+  @_noLocks
+  mutating func report(error: Int32, to slot: UInt32) {
+    unsafe mn_store_relaxed_u32(
+      endpoints[slot].block + Int(MN_OFFSET_ENDPOINT_ERROR), UInt32(truncatingIfNeeded: error))
+    mn_fence()
+    wake(slot, Int(MN_OFFSET_ENDPOINT_RX_WAIT))
+  }
+
+  // MARK: Bits and maps of a channel
+
+  @inline(__always) @_noLocks
+  func setBit(_ words: inout (UInt64, UInt64, UInt64, UInt64), _ bit: UInt32) {
+    let mask: UInt64 = 1 << UInt64(bit & 63)
+    switch bit >> 6 {
+    case 0: words.0 |= mask
+    case 1: words.1 |= mask
+    case 2: words.2 |= mask
+    default: words.3 |= mask
+    }
+  }
+
+  @inline(__always) @_noLocks
+  func clearBit(_ words: inout (UInt64, UInt64, UInt64, UInt64), _ bit: UInt32) {
+    let mask: UInt64 = ~(1 << UInt64(bit & 63))
+    switch bit >> 6 {
+    case 0: words.0 &= mask
+    case 1: words.1 &= mask
+    case 2: words.2 &= mask
+    default: words.3 &= mask
+    }
+  }
+}

@@ -1,0 +1,187 @@
+import CLinux
+import CMachnetABI
+import MachnetChannel
+import Testing
+
+@testable import MachnetEngine
+
+/// A channel as the daemon would make it, with the test in the application's place.
+@safe final class TestChannel {
+  let identifier: UInt32
+  let base: UnsafeMutableRawPointer
+  let size: Int
+  let doorbell = mn_linux_eventfd()
+  let engineCount: UInt32
+  static let txCapacity: UInt32 = 262_144
+  static let rxCapacity: UInt32 = 262_144
+
+  init(identifier: UInt32, endpoints: UInt32 = 8, engineCount: UInt32 = 1) {
+    self.identifier = identifier
+    self.engineCount = engineCount
+    size = Int(mn_channel_size(endpoints, engineCount, TestChannel.txCapacity, TestChannel.rxCapacity))
+    unsafe base = mn_linux_map(size)!
+    let header = unsafe base.assumingMemoryBound(to: mn_channel.self)
+    unsafe header.pointee.magic = MN_MAGIC
+    unsafe header.pointee.version = MN_ABI_VERSION
+    unsafe header.pointee.size = UInt64(size)
+    unsafe header.pointee.identifier = identifier
+    unsafe header.pointee.endpoint_capacity = endpoints
+    unsafe header.pointee.engine_count = engineCount
+    unsafe header.pointee.tx_capacity = TestChannel.txCapacity
+    unsafe header.pointee.rx_capacity = TestChannel.rxCapacity
+  }
+
+  deinit {
+    unsafe mn_linux_unmap(base, size)
+    mn_linux_close(doorbell)
+  }
+
+  var endpoints: UInt32 { unsafe base.assumingMemoryBound(to: mn_channel.self).pointee.endpoint_capacity }
+  var isDamaged: Bool { unsafe base.assumingMemoryBound(to: mn_channel.self).pointee.damaged != 0 }
+
+  func block(_ index: UInt32) -> UnsafeMutableRawPointer { unsafe base + Int(mn_endpoint_offset(index)) }
+
+  func txRing(_ index: UInt32) -> UnsafeMutableRawPointer {
+    unsafe base
+      + Int(mn_rings_offset(index, endpoints, engineCount, TestChannel.txCapacity, TestChannel.rxCapacity))
+  }
+
+  func rxRing(_ index: UInt32, engine: UInt32 = 0) -> UnsafeMutableRawPointer {
+    unsafe txRing(index) + Int(mn_ring_stride(UInt64(TestChannel.txCapacity)))
+      + Int(engine) * Int(mn_ring_stride(UInt64(TestChannel.rxCapacity)))
+  }
+
+  func ready(engine: UInt32 = 0) -> UnsafeMutableRawPointer {
+    unsafe base + Int(MN_CHANNEL_READY) + Int(engine) * MemoryLayout<mn_ready>.size
+  }
+}
+
+/// A datagram as the application sees it.
+struct Received: Equatable {
+  var payload: [UInt8]
+  var remote: UInt32
+  var remotePort: UInt16
+  var local: UInt32
+  var localPort: UInt16
+  var ttl: UInt8
+  var tos: UInt8
+  var interface: UInt32
+}
+
+/// The application's side of one endpoint, by the channel protocol.
+final class Application {
+  let channel: TestChannel
+  let index: UInt32
+  let directory: Directory
+  let home: UInt32
+  let eventDescriptor = mn_linux_eventfd()
+  var writer: RingWriter
+  var readers: [RingReader]
+  var reference: EndpointReference { EndpointReference(channel: channel.identifier, index: index) }
+
+  init(_ channel: TestChannel, _ index: UInt32, _ directory: Directory, home: UInt32 = 0) {
+    self.channel = channel
+    self.index = index
+    self.directory = directory
+    self.home = home
+    writer = unsafe RingWriter(unsafe: channel.txRing(index), capacity: TestChannel.txCapacity)
+    readers = (0..<channel.engineCount).map {
+      unsafe RingReader(unsafe: channel.rxRing(index, engine: $0), capacity: TestChannel.rxCapacity)
+    }
+  }
+
+  deinit { mn_linux_close(eventDescriptor) }
+
+  /// Returns false when the ring is full.
+  func send(
+    _ payload: [UInt8], to address: UInt32, _ port: UInt16, segment: Int = 0, source: UInt32? = nil, ttl: UInt8? = nil,
+    tos: UInt8? = nil, dontFragment: Bool = false
+  ) -> Bool {
+    guard let record = writer.reserve(payload.count) else { return false }
+    var flags = 0
+    unsafe record.header.pointee.remote.words = (0, 0, Core.mappedPrefix, address.bigEndian)
+    unsafe record.header.pointee.local.words = (0, 0, Core.mappedPrefix, (source ?? 0).bigEndian)
+    unsafe record.header.pointee.remote_port = port
+    unsafe record.header.pointee.local_port = 0
+    unsafe record.header.pointee.segment = UInt16(segment)
+    if source != nil { flags |= Int(MN_RECORD_LOCAL_ADDRESS) }
+    if let ttl {
+      flags |= Int(MN_RECORD_TTL)
+      unsafe record.header.pointee.ttl = ttl
+    }
+    if let tos {
+      flags |= Int(MN_RECORD_TOS)
+      unsafe record.header.pointee.tos = tos
+    }
+    if dontFragment { flags |= Int(MN_RECORD_DONT_FRAGMENT) }
+    unsafe record.header.pointee.flags = UInt16(flags)
+    unsafe payload.withUnsafeBytes { unsafe record.payload.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(record.base), byteCount: $0.count) }
+    writer.commit(record)
+    announce()
+    return true
+  }
+
+  func announce() {
+    writer.publish()
+    mn_fence()
+    let word = unsafe channel.ready(engine: home) + Int(index >> 6) * 8
+    let bit: UInt64 = 1 << UInt64(index & 63)
+    if unsafe mn_load_relaxed_u64(word) & bit == 0 { _ = unsafe mn_fetch_or_u64(word, bit) }
+    if unsafe mn_load_relaxed_u32(directory.engineWord(home)) != 0 { mn_linux_eventfd_signal(channel.doorbell) }
+  }
+
+  func receive() -> Received? {
+    for engine in readers.indices {
+      guard case .record(let record) = readers[engine].peek() else { continue }
+      let header = unsafe record.header.pointee
+      let payload = unsafe [UInt8](UnsafeRawBufferPointer(start: record.payload, count: record.length))
+      readers[engine].advance(record)
+      readers[engine].publish()
+      return Received(
+        payload: payload, remote: UInt32(bigEndian: header.remote.words.3), remotePort: header.remote_port,
+        local: UInt32(bigEndian: header.local.words.3), localPort: header.local_port, ttl: header.ttl, tos: header.tos,
+        interface: header.interface)
+    }
+    return nil
+  }
+
+  func takeError() -> Int32 {
+    unsafe Int32(mn_exchange_u32(channel.block(index) + Int(MN_OFFSET_ENDPOINT_ERROR), 0))
+  }
+
+  var rxDrops: UInt64 { unsafe mn_load_relaxed_u64(channel.block(index) + Int(MN_OFFSET_ENDPOINT_RX_DROPS)) }
+}
+
+/// A directory with the given interfaces, addresses in host byte order.
+@safe final class TestDirectory {
+  let base = unsafe mn_linux_map(MN_DIRECTORY_SIZE)!
+  let directory: Directory
+
+  init(interfaces: [InterfaceOptions] = [], hostAddresses: [UInt32] = []) {
+    directory = unsafe Directory(unsafe: base)
+    unsafe directory.header.pointee.magic = MN_MAGIC
+    unsafe directory.header.pointee.interface_count = UInt32(interfaces.count)
+    unsafe directory.header.pointee.host_address_count = UInt32(hostAddresses.count)
+    for (index, interface) in interfaces.enumerated() {
+      unsafe (base + MN_DIRECTORY_INTERFACES).assumingMemoryBound(to: mn_interface.self)[index] = mn_interface(
+        address: interface.address, mask: interface.mask, gateway: interface.gateway, mtu: UInt32(interface.mtu))
+    }
+    for (index, address) in hostAddresses.enumerated() {
+      unsafe (base + MN_DIRECTORY_HOST_ADDRESSES).assumingMemoryBound(to: UInt32.self)[index] = address
+    }
+  }
+
+  deinit { unsafe mn_linux_unmap(base, MN_DIRECTORY_SIZE) }
+}
+
+func ip(_ a: UInt32, _ b: UInt32, _ c: UInt32, _ d: UInt32) -> UInt32 { a << 24 | b << 16 | c << 8 | d }
+
+extension EndpointIdentity {
+  init(_ address: UInt32, _ port: UInt16, _ application: Application, netns: UInt16 = 0, peer: (UInt32, UInt16)? = nil) {
+    self.init(localPort: port, eventDescriptor: application.eventDescriptor)
+    localAddress = address
+    self.netns = netns
+    homeEngine = application.home
+    if let peer { (peerAddress, peerPort) = peer }
+  }
+}
