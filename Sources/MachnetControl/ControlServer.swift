@@ -277,9 +277,14 @@ public final class ControlServer: @unchecked Sendable {
         return false
       }
     }
-    for (engine, ticket) in tickets where !engine.wait(for: ticket, milliseconds: 200) {
-      log.error("engine \(engine.options.index) does not answer")
-      return false
+    // Less than a client waits for its answer, all engines together.
+    let limit = mn_linux_monotonic() + 400_000_000
+    for (engine, ticket) in tickets {
+      let now = mn_linux_monotonic()
+      guard engine.wait(for: ticket, milliseconds: Int(max(limit, now) - now) / 1_000_000) else {
+        log.error("engine \(engine.options.index) does not answer")
+        return false
+      }
     }
     return true
   }
