@@ -113,6 +113,7 @@ final class Box<Value: Sendable>: Sendable {
 let scratch: String = {
   let path = NSTemporaryDirectory() + "machnet-control-tests-\(getpid())"
   try! FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+  atexit { try? FileManager.default.removeItem(atPath: scratch) }
   return path
 }()
 
