@@ -167,12 +167,9 @@ class Daemon:
 
     def carried(self, program):
         """Datagrams that the engine and the kernel carried for a program's sockets, both directions."""
-        engine = kernel = 0
-        for socket in self.status().get("sockets", []):
-            if socket["program"].startswith(program[:15]):
-                engine += sum(socket["engine"][way]["datagrams"] for way in ("tx", "rx"))
-                kernel += sum(socket["kernel"][way]["datagrams"] for way in ("tx", "rx"))
-        return engine, kernel
+        mine = [socket for socket in self.status()["sockets"] if socket["program"].startswith(program)]
+        return tuple(sum(socket[way]["rx_datagrams"] + socket[way]["tx_datagrams"] for socket in mine)
+                     for way in ("engine", "kernel"))
 
 
 class Lab:
