@@ -66,7 +66,7 @@ struct Daemon: ParsableCommand {
       log.warning("only \(files) file descriptors are allowed; sockets beyond that stay on the kernel (ulimit -Hn)")
     }
     // Who reads our log may go away.
-    _ = unsafe signal(SIGPIPE, SIG_IGN)
+    _ = signal(SIGPIPE, SIG_IGN)
     // Before there are other threads, so that none of them takes the signals.
     let signals = try ControlServer.blockSignals()
     let machine = Machine.current
