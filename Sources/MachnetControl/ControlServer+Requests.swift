@@ -180,7 +180,7 @@ extension ControlServer {
       guard own else { throw Refusal(EACCES) }
       return address
     }
-    if own, let peer, address >> 24 != 127, !isHostAddress(peer.address), let interface = table.route(to: peer.address),
+    if own, let peer, address >> 24 != 127, !table.isHostAddress(peer.address, netns: 0), let interface = table.route(to: peer.address),
       address == 0 || isHostAddress(address)
     {
       return table.interface(interface).address

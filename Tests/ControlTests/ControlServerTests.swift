@@ -465,7 +465,7 @@ private func enterNewNetworkNamespace() -> Bool {
       let socket = TestSocket()
       try socket.bind()
       let reply = try application.open(socket)
-      daemon.reportDamage(application.channel)
+      application.publishNonsense(reply.header.endpoint)
       #expect(try application.client.receive() == nil)
       #expect(application.block(reply.header.endpoint).state == 2)
       #expect(application.header.damaged == 1)
