@@ -1,80 +1,40 @@
-/// A received ARP packet for IPv4 over Ethernet (RFC 826).
-@safe
+/// An ARP packet for IPv4 over Ethernet (RFC 826).
 public struct ARPPacket: BitwiseCopyable {
-  /// Safety: `ARPMessage.length` bytes from here can be read.
-  public let base: UnsafeRawPointer
+  @usableFromInline let bytes: Bytes
+  @inlinable public static var length: Int { @_noLocks get { 28 } }
+  @inlinable public static var request: UInt16 { @_noLocks get { 1 } }
+  @inlinable public static var reply: UInt16 { @_noLocks get { 2 } }
 
-  /// Safety: `length` bytes at `base` can be read for as long as the view is in use.
-  ///
-  /// - Throws: `.truncated`, or `.unsupported` for another hardware or protocol.
+  /// - Returns: nil when it is too short, or not about IPv4 over Ethernet, or neither request nor reply.
   @inlinable @_noLocks
-  public init(unsafe base: UnsafeRawPointer, length: Int) throws(WireFault) {
-    guard length >= ARPMessage.length else { throw .truncated }
-    let kinds = unsafe base.field32(0)
-    let lengths = unsafe base.field16(4)
-    guard kinds == 0x0001_0800, lengths == 0x0604 else { throw .unsupported }
-    unsafe self.base = base
+  public init?(_ bytes: Bytes) {
+    if bytes.count < ARPPacket.length { return nil }
+    if bytes.u16(0) != 1 || bytes.u16(2) != EtherType.ipv4 || bytes.u8(4) != 6 || bytes.u8(5) != 4 { return nil }
+    let operation = bytes.u16(6)
+    if operation != ARPPacket.request && operation != ARPPacket.reply { return nil }
+    self.bytes = bytes
   }
 
-  /// An `ARPOperation`, or one that means nothing to us.
-  @inlinable @inline(__always)
-  public var operation: UInt16 { @_noLocks get { unsafe base.field16(6) } }
+  @inlinable public var operation: UInt16 { @_noLocks get { bytes.u16(6) } }
+  @inlinable public var senderHardware: UInt64 { @_noLocks get { bytes.u48(8) } }
+  @inlinable public var senderProtocol: UInt32 { @_noLocks get { bytes.u32(14) } }
+  @inlinable public var targetHardware: UInt64 { @_noLocks get { bytes.u48(18) } }
+  @inlinable public var targetProtocol: UInt32 { @_noLocks get { bytes.u32(24) } }
 
-  @inlinable @inline(__always)
-  public var senderHardware: EthernetAddress { @_noLocks get { unsafe EthernetAddress(base.field48(8)) } }
-
-  @inlinable @inline(__always)
-  public var sender: UInt32 { @_noLocks get { unsafe base.field32(14) } }
-
-  @inlinable @inline(__always)
-  public var targetHardware: EthernetAddress { @_noLocks get { unsafe EthernetAddress(base.field48(18)) } }
-
-  @inlinable @inline(__always)
-  public var target: UInt32 { @_noLocks get { unsafe base.field32(24) } }
-
-  /// Announces the sender's own address (RFC 5227, section 3), asked for by nobody.
-  @inlinable @inline(__always)
-  public var isGratuitous: Bool { @_noLocks get { sender == target } }
-}
-
-public enum ARPOperation {
-  @inlinable @inline(__always) public static var request: UInt16 { @_noLocks get { 1 } }
-  @inlinable @inline(__always) public static var reply: UInt16 { @_noLocks get { 2 } }
-}
-
-/// An ARP packet to send. Addresses in host byte order.
-public struct ARPMessage: Sendable, BitwiseCopyable {
-  /// Bytes.
-  @inlinable @inline(__always) public static var length: Int { @_noLocks get { 28 } }
-
-  /// An `ARPOperation`.
-  public var operation: UInt16
-  public var senderHardware: EthernetAddress
-  public var sender: UInt32
-  /// 0 in a request: that is the question.
-  public var targetHardware: EthernetAddress
-  public var target: UInt32
-
-  @inlinable @inline(__always) @_noLocks
-  public init(
-    operation: UInt16, senderHardware: EthernetAddress, sender: UInt32, targetHardware: EthernetAddress, target: UInt32
+  /// Writes a packet at the front of `bytes`, which hold at least 28.
+  @inlinable @_noLocks
+  public static func emit(
+    into bytes: Bytes, operation: UInt16, senderHardware: UInt64, senderProtocol: UInt32, targetHardware: UInt64,
+    targetProtocol: UInt32
   ) {
-    self.operation = operation
-    self.senderHardware = senderHardware
-    self.sender = sender
-    self.targetHardware = targetHardware
-    self.target = target
-  }
-
-  /// Safety: `ARPMessage.length` bytes at `base` can be written.
-  @unsafe @inlinable @_noLocks
-  public func write(to base: UnsafeMutableRawPointer) {
-    unsafe base.setField32(0, 0x0001_0800)
-    unsafe base.setField16(4, 0x0604)
-    unsafe base.setField16(6, operation)
-    unsafe base.setField48(8, senderHardware.rawValue)
-    unsafe base.setField32(14, sender)
-    unsafe base.setField48(18, targetHardware.rawValue)
-    unsafe base.setField32(24, target)
+    bytes.set16(0, 1)
+    bytes.set16(2, EtherType.ipv4)
+    bytes.set8(4, 6)
+    bytes.set8(5, 4)
+    bytes.set16(6, operation)
+    bytes.set48(8, senderHardware)
+    bytes.set32(14, senderProtocol)
+    bytes.set48(18, targetHardware)
+    bytes.set32(24, targetProtocol)
   }
 }

@@ -1,85 +1,67 @@
-/// The Internet checksum (RFC 1071), built up piece by piece.
+/// The Internet checksum (RFC 1071) over any number of buffers, in any order of lengths.
 ///
-/// Bytes are summed in the machine's own order, four at a time into 64 bits, and swapped once at the end: the sum is
-/// independent of byte order (RFC 1071, section 2(B)).
-public struct Checksum: Sendable, BitwiseCopyable {
-  /// One's complement sum so far of 16-bit words in the machine's order; folded, so at most 16 bits.
+/// Words are summed as they lie in memory, since the one's complement sum does not depend on byte order (RFC 1071, 2B),
+/// and 32 bits at a time, deferring carries (2A, C).
+public struct Checksum: BitwiseCopyable {
   @usableFromInline var sum: UInt64 = 0
-  /// An odd number of bytes has been added: the next one is the low half of a word.
+  /// Whether an odd number of bytes was added: then the next buffer's words are shifted by a byte.
   @usableFromInline var isOdd = false
 
   @inlinable @inline(__always) @_noLocks
   public init() {}
 
-  /// Adds `length` bytes, 0 or more; pieces may have any length, odd ones too.
-  ///
-  /// Safety: `length` bytes at `bytes` can be read.
-  @unsafe @inlinable @_noLocks
-  public mutating func add(_ bytes: UnsafeRawPointer, length: Int) {
-    // A 64-bit sum of 32-bit words cannot overflow below 2^34 bytes.
-    var piece: UInt64 = 0
+  /// Adds a buffer of at most 2^31 bytes.
+  @inlinable @_noLocks
+  public mutating func add(_ bytes: Bytes) {
+    var partial: UInt64 = 0
     var offset = 0
-    while length &- offset >= 8 {
-      let word = unsafe bytes.loadUnaligned(fromByteOffset: offset, as: UInt64.self)
-      piece = piece &+ (word & 0xFFFF_FFFF) &+ (word &>> 32)
-      offset = offset &+ 8
+    let count = bytes.count
+    while offset &+ 8 <= count {
+      let word = unsafe bytes.base.loadUnaligned(fromByteOffset: offset, as: UInt64.self)
+      partial &+= (word & 0xFFFF_FFFF) &+ (word >> 32)
+      offset &+= 8
     }
-    if length &- offset >= 4 {
-      piece = piece &+ UInt64(unsafe bytes.loadUnaligned(fromByteOffset: offset, as: UInt32.self))
-      offset = offset &+ 4
+    while offset &+ 2 <= count {
+      partial &+= unsafe UInt64(bytes.base.loadUnaligned(fromByteOffset: offset, as: UInt16.self))
+      offset &+= 2
     }
-    if length &- offset >= 2 {
-      piece = piece &+ UInt64(unsafe bytes.loadUnaligned(fromByteOffset: offset, as: UInt16.self))
-      offset = offset &+ 2
+    if offset < count {
+      // The last byte is the first of a word whose other byte is 0.
+      let last = UInt16(bytes.u8(offset))
+      partial &+= UInt64(UInt16(littleEndian: last))
     }
-    if length &- offset >= 1 {
-      // The last byte is the high half of a word whose low half is zero, on the wire.
-      piece = piece &+ UInt64(UInt16(bigEndian: UInt16(unsafe bytes.field8(offset)) << 8))
-    }
-    add(Self.fold(piece), isOdd: length & 1 != 0)
+    let folded = Checksum.fold(partial)
+    sum &+= UInt64(isOdd ? folded.byteSwapped : folded)
+    if count & 1 != 0 { isOdd.toggle() }
   }
 
-  /// Adds what has been summed elsewhere, as if its bytes came next.
+  /// Adds a word that stands at an even offset, given in host byte order.
   @inlinable @inline(__always) @_noLocks
-  public mutating func add(_ next: Checksum) { add(next.sum, isOdd: next.isOdd) }
+  public mutating func add(_ word: UInt16) { sum &+= UInt64(word.bigEndian) }
 
-  /// Adds a field of 16 bits, given in host order. Only after an even number of bytes.
   @inlinable @inline(__always) @_noLocks
-  public mutating func add(_ field: UInt16) { add(UInt64(field.bigEndian), isOdd: false) }
+  public mutating func add(_ word: UInt32) {
+    add(UInt16(truncatingIfNeeded: word >> 16))
+    add(UInt16(truncatingIfNeeded: word))
+  }
 
-  /// Adds a field of 32 bits, given in host order. Only after an even number of bytes.
-  @inlinable @inline(__always) @_noLocks
-  public mutating func add(_ field: UInt32) { add(Self.fold(UInt64(field.bigEndian)), isOdd: false) }
-
-  /// The checksum to put into a header whose own field counted as zero, in host order.
+  /// The checksum to write (host byte order). Over data that contain a right checksum it is 0.
   @inlinable @inline(__always)
-  public var value: UInt16 {
-    @_noLocks get { ~UInt16(bigEndian: UInt16(truncatingIfNeeded: sum)) }
-  }
+  public var value: UInt16 { @_noLocks get { UInt16(bigEndian: ~Checksum.fold(sum)) } }
 
-  /// Whether bytes that include their checksum are intact.
-  @inlinable @inline(__always)
-  public var isIntact: Bool {
-    // Only all zero bytes sum to 0, and those carry no valid checksum: 0xFFFF is the one good sum.
-    @_noLocks get { sum == 0xFFFF }
-  }
-
-  /// Adds the folded sum of bytes that come next.
   @inlinable @inline(__always) @_noLocks
-  mutating func add(_ piece: UInt64, isOdd pieceIsOdd: Bool) {
-    // Behind an odd number of bytes, every byte of the piece sits in the other half of its word (RFC 1071, 2(B)).
-    let word = UInt16(truncatingIfNeeded: piece)
-    sum = Self.fold(sum &+ UInt64(isOdd ? word.byteSwapped : word))
-    isOdd = isOdd != pieceIsOdd
+  static func fold(_ sum: UInt64) -> UInt16 {
+    var sum = (sum & 0xFFFF_FFFF) &+ (sum >> 32)
+    sum = (sum & 0xFFFF) &+ (sum >> 16)
+    sum = (sum & 0xFFFF) &+ (sum >> 16)
+    sum = (sum & 0xFFFF) &+ (sum >> 16)
+    return UInt16(truncatingIfNeeded: sum)
   }
 
-  /// Brings a sum down to 16 bits, carries added back in.
-  @inlinable @inline(__always) @_noLocks
-  static func fold(_ wide: UInt64) -> UInt64 {
-    // 64 -> at most 33 -> at most 18 -> at most 17 -> 16 bits.
-    var sum = (wide & 0xFFFF_FFFF) &+ (wide &>> 32)
-    sum = (sum & 0xFFFF) &+ (sum &>> 16)
-    sum = (sum & 0xFFFF) &+ (sum &>> 16)
-    return (sum & 0xFFFF) &+ (sum &>> 16)
+  /// What a checksum becomes when one of its words changes (RFC 1624, equation 3).
+  @inlinable @_noLocks
+  public static func adjust(_ checksum: UInt16, from old: UInt16, to new: UInt16) -> UInt16 {
+    let sum = UInt64(~checksum) &+ UInt64(~old) &+ UInt64(new)
+    return ~fold(sum)
   }
 }

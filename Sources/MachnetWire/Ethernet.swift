@@ -1,102 +1,35 @@
-/// An Ethernet address: 48 bits, the first octet on the wire is the highest.
-public struct EthernetAddress: Hashable, Sendable, BitwiseCopyable {
-  public let rawValue: UInt64
-
-  /// - Parameter rawValue: the 16 highest bits are ignored.
-  @inlinable @inline(__always) @_noLocks
-  public init(_ rawValue: UInt64) { self.rawValue = rawValue & 0xFFFF_FFFF_FFFF }
-
-  @inlinable @inline(__always)
-  public static var broadcast: EthernetAddress { @_noLocks get { EthernetAddress(0xFFFF_FFFF_FFFF) } }
-
-  /// Multicast or broadcast.
-  @inlinable @inline(__always)
-  public var isGroup: Bool { @_noLocks get { rawValue & 0x0100_0000_0000 != 0 } }
-
-  @inlinable @inline(__always)
-  public var isBroadcast: Bool { @_noLocks get { rawValue == 0xFFFF_FFFF_FFFF } }
-
-  /// A single station's address: what may stand in an ARP cache.
-  @inlinable @inline(__always)
-  public var isUnicast: Bool { @_noLocks get { !isGroup && rawValue != 0 } }
-}
-
-extension EthernetAddress: CustomStringConvertible {
-  /// Six pairs of hexadecimal digits between colons.
-  public var description: String {
-    (0..<6).map { octet in
-      let value = UInt8(truncatingIfNeeded: rawValue >> (40 - 8 * octet))
-      return (value < 16 ? "0" : "") + String(value, radix: 16)
-    }.joined(separator: ":")
-  }
-}
-
-/// What an Ethernet frame carries (IEEE 802 numbers).
+/// EtherType (IEEE 802).
 public enum EtherType {
-  @inlinable @inline(__always) public static var ipv4: UInt16 { @_noLocks get { 0x0800 } }
-  @inlinable @inline(__always) public static var arp: UInt16 { @_noLocks get { 0x0806 } }
+  @inlinable public static var ipv4: UInt16 { @_noLocks get { 0x0800 } }
+  @inlinable public static var arp: UInt16 { @_noLocks get { 0x0806 } }
 }
 
-/// A received Ethernet II frame, without its check sequence.
-///
-/// The payload may be longer than the packet in it: short frames are padded to 60 bytes.
-@safe
+/// The Ethernet broadcast address.
+@inlinable public var ethernetBroadcast: UInt64 { @_noLocks get { 0xFFFF_FFFF_FFFF } }
+
+/// A frame without its check sequence, at least 14 bytes long. Addresses are in the 48 low bits.
 public struct EthernetFrame: BitwiseCopyable {
-  /// Safety: `length` bytes from here can be read, at least `EthernetHeader.length` of them.
-  public let base: UnsafeRawPointer
-  public let length: Int
+  @usableFromInline let bytes: Bytes
+  @inlinable public static var headerLength: Int { @_noLocks get { 14 } }
 
-  /// Safety: `length` bytes at `base` can be read for as long as the view is in use.
-  ///
-  /// - Throws: `.truncated`.
+  /// - Returns: nil when the frame is shorter than its header.
   @inlinable @inline(__always) @_noLocks
-  public init(unsafe base: UnsafeRawPointer, length: Int) throws(WireFault) {
-    guard length >= EthernetHeader.length else { throw .truncated }
-    unsafe self.base = base
-    self.length = length
+  public init?(_ bytes: Bytes) {
+    if bytes.count < EthernetFrame.headerLength { return nil }
+    self.bytes = bytes
   }
 
-  @inlinable @inline(__always)
-  public var destination: EthernetAddress { @_noLocks get { unsafe EthernetAddress(base.field48(0)) } }
+  @inlinable public var destination: UInt64 { @_noLocks get { bytes.u48(0) } }
+  @inlinable public var source: UInt64 { @_noLocks get { bytes.u48(6) } }
+  @inlinable public var type: UInt16 { @_noLocks get { bytes.u16(12) } }
+  /// All that follows the header: padding included.
+  @inlinable public var payload: Bytes { @_noLocks get { bytes.slice(14) } }
 
-  @inlinable @inline(__always)
-  public var source: EthernetAddress { @_noLocks get { unsafe EthernetAddress(base.field48(6)) } }
-
-  /// An `EtherType`; below 1536 it is a length (IEEE 802.3), and nothing of ours.
-  @inlinable @inline(__always)
-  public var type: UInt16 { @_noLocks get { unsafe base.field16(12) } }
-
-  @inlinable @inline(__always)
-  public var payload: UnsafeRawPointer { @_noLocks get { unsafe base + EthernetHeader.length } }
-
-  @inlinable @inline(__always)
-  public var payloadLength: Int { @_noLocks get { length &- EthernetHeader.length } }
-}
-
-/// An Ethernet II header to send.
-public struct EthernetHeader: Sendable, BitwiseCopyable {
-  /// Bytes.
-  @inlinable @inline(__always) public static var length: Int { @_noLocks get { 14 } }
-  /// Bytes of the shortest frame, without its check sequence.
-  @inlinable @inline(__always) public static var frameMinimum: Int { @_noLocks get { 60 } }
-
-  public var destination: EthernetAddress
-  public var source: EthernetAddress
-  /// An `EtherType`.
-  public var type: UInt16
-
+  /// Writes a header at the front of `bytes`, which hold at least 14.
   @inlinable @inline(__always) @_noLocks
-  public init(destination: EthernetAddress, source: EthernetAddress, type: UInt16) {
-    self.destination = destination
-    self.source = source
-    self.type = type
-  }
-
-  /// Safety: `EthernetHeader.length` bytes at `base` can be written.
-  @unsafe @inlinable @inline(__always) @_noLocks
-  public func write(to base: UnsafeMutableRawPointer) {
-    unsafe base.setField48(0, destination.rawValue)
-    unsafe base.setField48(6, source.rawValue)
-    unsafe base.setField16(12, type)
+  public static func emit(into bytes: Bytes, destination: UInt64, source: UInt64, type: UInt16) {
+    bytes.set48(0, destination)
+    bytes.set48(6, source)
+    bytes.set16(12, type)
   }
 }

@@ -1,168 +1,96 @@
-/// Protocol numbers of IPv4 (IANA).
+/// Protocol numbers (RFC 790 and its successors).
 public enum IPProtocol {
-  @inlinable @inline(__always) public static var icmp: UInt8 { @_noLocks get { 1 } }
-  @inlinable @inline(__always) public static var udp: UInt8 { @_noLocks get { 17 } }
+  @inlinable public static var icmp: UInt8 { @_noLocks get { 1 } }
+  @inlinable public static var udp: UInt8 { @_noLocks get { 17 } }
 }
 
-/// A received IPv4 packet (RFC 791). Options are stepped over. Addresses in host byte order.
-@safe
+/// An IPv4 packet (RFC 791) whose version and lengths have been checked. Addresses in host byte order.
 public struct IPv4Packet: BitwiseCopyable {
-  /// Safety: `length` bytes from here can be read.
-  public let base: UnsafeRawPointer
-  /// Bytes of header and payload, padding of the frame excluded: 20...65,535.
-  public let length: Int
-  /// Bytes of the header with its options: 20...60, at most `length`.
+  @usableFromInline let bytes: Bytes
   public let headerLength: Int
+  /// Header and payload; what the frame holds beyond is padding.
+  public let totalLength: Int
+  @inlinable public static var headerMin: Int { @_noLocks get { 20 } }
 
-  /// Checks lengths, version, header checksum and fragment bounds.
-  ///
-  /// Safety: `length` bytes at `base` can be read for as long as the view is in use. They may be more than the packet.
-  ///
-  /// - Throws: any `WireFault` but `.unsupported`.
-  @inlinable @_noLocks
-  public init(unsafe base: UnsafeRawPointer, length: Int) throws(WireFault) {
-    let headerLength = try unsafe Self.checkHeader(base, length: length)
-    let totalLength = Int(unsafe base.field16(2))
-    guard totalLength >= IPv4Header.length else { throw .badTotalLength }
-    guard totalLength >= headerLength else { throw .badHeaderLength }
-    guard totalLength <= length else { throw .truncated }
-    var sum = Checksum()
-    unsafe sum.add(base, length: headerLength)
-    guard sum.isIntact else { throw .badChecksum }
-    unsafe self.base = base
-    self.length = totalLength
+  /// - Returns: nil when the version is not 4, or header, total length and buffer do not fit into each other.
+  @inlinable @inline(__always) @_noLocks
+  public init?(_ bytes: Bytes) {
+    if bytes.count < IPv4Packet.headerMin { return nil }
+    let first = bytes.u8(0)
+    if first >> 4 != 4 { return nil }
+    let headerLength = Int(first & 15) &* 4
+    let totalLength = Int(bytes.u16(2))
+    if headerLength < IPv4Packet.headerMin || headerLength > totalLength || totalLength > bytes.count { return nil }
+    self.bytes = bytes
     self.headerLength = headerLength
-    guard !isFragment else {
-      let end = fragmentOffset &+ payloadLength
-      // The datagram put together has a header too, and 65,535 bytes in all (RFC 791, section 3.2).
-      guard end &+ headerLength <= 65535 else { throw .badFragment }
-      guard !moreFragments || (payloadLength & 7 == 0 && payloadLength != 0) else { throw .badFragment }
-      return
+    self.totalLength = totalLength
+  }
+
+  @inlinable public var tos: UInt8 { @_noLocks get { bytes.u8(1) } }
+  @inlinable public var identification: UInt16 { @_noLocks get { bytes.u16(4) } }
+  @inlinable public var dontFragment: Bool { @_noLocks get { bytes.u8(6) & 0x40 != 0 } }
+  @inlinable public var moreFragments: Bool { @_noLocks get { bytes.u8(6) & 0x20 != 0 } }
+  /// Of the payload in the whole datagram's, bytes: 0...65,528.
+  @inlinable public var fragmentOffset: Int { @_noLocks get { Int(bytes.u16(6) & 0x1FFF) &* 8 } }
+  @inlinable public var isFragment: Bool { @_noLocks get { bytes.u16(6) & 0x3FFF != 0 } }
+  @inlinable public var ttl: UInt8 { @_noLocks get { bytes.u8(8) } }
+  @inlinable public var ipProtocol: UInt8 { @_noLocks get { bytes.u8(9) } }
+  @inlinable public var source: UInt32 { @_noLocks get { bytes.u32(12) } }
+  @inlinable public var destination: UInt32 { @_noLocks get { bytes.u32(16) } }
+  @inlinable public var header: Bytes { @_noLocks get { bytes.slice(0, to: headerLength) } }
+  /// Without the frame's padding.
+  @inlinable public var payload: Bytes { @_noLocks get { bytes.slice(headerLength, to: totalLength) } }
+  /// Header and payload, without the frame's padding.
+  @inlinable public var whole: Bytes { @_noLocks get { bytes.slice(0, to: totalLength) } }
+
+  @inlinable
+  public var isChecksumRight: Bool {
+    @_noLocks get {
+      var checksum = Checksum()
+      checksum.add(header)
+      return checksum.value == 0
     }
   }
-
-  /// A packet as an ICMP error quotes it: its header whole, its payload cut off anywhere (RFC 792). The checksum is
-  /// not looked at, as routers quote headers that they have changed; the ICMP checksum covers the quote.
-  ///
-  /// Safety: `length` bytes at `base` can be read for as long as the view is in use.
-  ///
-  /// - Throws: `.truncated`, `.badVersion`, `.badHeaderLength`.
-  @inlinable @_noLocks
-  public init(unsafeQuoted base: UnsafeRawPointer, length: Int) throws(WireFault) {
-    let headerLength = try unsafe Self.checkHeader(base, length: length)
-    guard headerLength <= length else { throw .truncated }
-    unsafe self.base = base
-    self.length = Swift.min(length, Swift.max(headerLength, Int(unsafe base.field16(2))))
-    self.headerLength = headerLength
-  }
-
-  /// - Returns: the header's length, 20...60; not yet compared with the packet's.
-  @unsafe @inlinable @inline(__always) @_noLocks
-  static func checkHeader(_ base: UnsafeRawPointer, length: Int) throws(WireFault) -> Int {
-    guard length >= IPv4Header.length else { throw .truncated }
-    let first = unsafe base.field8(0)
-    guard first &>> 4 == 4 else { throw .badVersion }
-    let headerLength = Int(first & 15) &* 4
-    guard headerLength >= IPv4Header.length else { throw .badHeaderLength }
-    return headerLength
-  }
-
-  /// Type of service: DSCP and ECN.
-  @inlinable @inline(__always)
-  public var tos: UInt8 { @_noLocks get { unsafe base.field8(1) } }
-
-  @inlinable @inline(__always)
-  public var identification: UInt16 { @_noLocks get { unsafe base.field16(4) } }
-
-  @inlinable @inline(__always)
-  public var dontFragment: Bool { @_noLocks get { unsafe base.field16(6) & 0x4000 != 0 } }
-
-  @inlinable @inline(__always)
-  public var moreFragments: Bool { @_noLocks get { unsafe base.field16(6) & 0x2000 != 0 } }
-
-  /// Where the payload belongs in the whole datagram, bytes: 0...65,528.
-  @inlinable @inline(__always)
-  public var fragmentOffset: Int { @_noLocks get { Int(unsafe base.field16(6) & 0x1FFF) &* 8 } }
-
-  @inlinable @inline(__always)
-  public var isFragment: Bool { @_noLocks get { unsafe base.field16(6) & 0x3FFF != 0 } }
-
-  @inlinable @inline(__always)
-  public var ttl: UInt8 { @_noLocks get { unsafe base.field8(8) } }
-
-  /// An `IPProtocol`.
-  @inlinable @inline(__always)
-  public var protocolNumber: UInt8 { @_noLocks get { unsafe base.field8(9) } }
-
-  @inlinable @inline(__always)
-  public var source: UInt32 { @_noLocks get { unsafe base.field32(12) } }
-
-  @inlinable @inline(__always)
-  public var destination: UInt32 { @_noLocks get { unsafe base.field32(16) } }
-
-  @inlinable @inline(__always)
-  public var payload: UnsafeRawPointer { @_noLocks get { unsafe base + headerLength } }
-
-  /// Bytes that are there.
-  @inlinable @inline(__always)
-  public var payloadLength: Int { @_noLocks get { length &- headerLength } }
 }
 
-/// An IPv4 header without options, to send. Addresses in host byte order.
-public struct IPv4Header: Sendable, BitwiseCopyable {
-  /// Bytes, without options.
-  @inlinable @inline(__always) public static var length: Int { @_noLocks get { 20 } }
-  /// Bytes of the largest payload behind a header without options.
-  @inlinable @inline(__always) public static var payloadMaximum: Int { @_noLocks get { 65515 } }
-
+/// The fields of an IPv4 header without options, to be written.
+public struct IPv4Header: BitwiseCopyable {
+  public var tos: UInt8 = 0
+  public var totalLength: Int
+  public var identification: UInt16 = 0
+  public var dontFragment = false
+  public var moreFragments = false
+  /// Bytes, a multiple of 8.
+  public var fragmentOffset = 0
+  public var ttl: UInt8 = 64
+  public var ipProtocol: UInt8
   public var source: UInt32
   public var destination: UInt32
-  /// An `IPProtocol`.
-  public var protocolNumber: UInt8
-  public var ttl: UInt8
-  public var tos: UInt8
-  public var identification: UInt16
-  public var dontFragment: Bool
-  public var moreFragments = false
-  /// Bytes, a multiple of 8: 0...65,528.
-  public var fragmentOffset = 0
 
   @inlinable @inline(__always) @_noLocks
-  public init(
-    source: UInt32, destination: UInt32, protocolNumber: UInt8, ttl: UInt8 = 64, tos: UInt8 = 0,
-    identification: UInt16 = 0, dontFragment: Bool = false
-  ) {
+  public init(totalLength: Int, ipProtocol: UInt8, source: UInt32, destination: UInt32) {
+    self.totalLength = totalLength
+    self.ipProtocol = ipProtocol
     self.source = source
     self.destination = destination
-    self.protocolNumber = protocolNumber
-    self.ttl = ttl
-    self.tos = tos
-    self.identification = identification
-    self.dontFragment = dontFragment
   }
 
-  /// Writes the header with its checksum.
-  ///
-  /// Safety: `IPv4Header.length` bytes at `base` can be written.
-  ///
-  /// - Parameter payloadLength: bytes behind the header: 0...`payloadMaximum`.
-  @unsafe @inlinable @_noLocks
-  public func write(to base: UnsafeMutableRawPointer, payloadLength: Int) {
-    precondition(payloadLength >= 0 && payloadLength <= Self.payloadMaximum)
-    precondition(fragmentOffset & 7 == 0 && fragmentOffset >= 0 && fragmentOffset <= 65528)
-    let totalLength = UInt16(truncatingIfNeeded: Self.length &+ payloadLength)
-    let fragment =
-      UInt16(truncatingIfNeeded: fragmentOffset &>> 3) | (dontFragment ? 0x4000 : 0) | (moreFragments ? 0x2000 : 0)
-    unsafe base.setField16(0, 0x4500 | UInt16(tos))
-    unsafe base.setField16(2, totalLength)
-    unsafe base.setField16(4, identification)
-    unsafe base.setField16(6, fragment)
-    unsafe base.setField16(8, UInt16(ttl) << 8 | UInt16(protocolNumber))
-    unsafe base.setField16(10, 0)
-    unsafe base.setField32(12, source)
-    unsafe base.setField32(16, destination)
-    var sum = Checksum()
-    unsafe sum.add(base, length: Self.length)
-    unsafe base.setField16(10, sum.value)
+  /// Writes the header with its checksum at the front of `bytes`, which hold at least 20.
+  @inlinable @inline(__always) @_noLocks
+  public func emit(into bytes: Bytes) {
+    let flags: UInt16 = (dontFragment ? 0x4000 : 0) | (moreFragments ? 0x2000 : 0)
+    bytes.set8(0, 0x45)
+    bytes.set8(1, tos)
+    bytes.set16(2, UInt16(truncatingIfNeeded: totalLength))
+    bytes.set16(4, identification)
+    bytes.set16(6, flags | UInt16(truncatingIfNeeded: fragmentOffset / 8))
+    bytes.set8(8, ttl)
+    bytes.set8(9, ipProtocol)
+    bytes.set16(10, 0)
+    bytes.set32(12, source)
+    bytes.set32(16, destination)
+    var checksum = Checksum()
+    checksum.add(bytes.slice(0, to: 20))
+    bytes.set16(10, checksum.value)
   }
 }

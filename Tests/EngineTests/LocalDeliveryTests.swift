@@ -365,6 +365,7 @@ final class House {
     for _ in 0..<4000 {
       while !alice.send([1], to: loopback, 2000) { _ = house.step() }
     }
+    while house.step() {}
     #expect(alice.send([2], to: loopback, 2001))
     while house.step() {}
     #expect(bob.receive()?.payload == [2])
