@@ -39,8 +39,9 @@ extension Core {
       return false
     }
     endpoints[slot].emptyVisits = 0
-    endpoints[slot].reader.publish()
+    // Receivers first: a sender whose TX ring is empty may rely on its datagrams having arrived.
     publishTouched()
+    endpoints[slot].reader.publish()
     // One fence for both: our publishes come before the looks at who sleeps.
     mn_fence()
     wakeTouched()
