@@ -119,7 +119,7 @@ let package = Package(
     .testTarget(name: "WireTests", dependencies: ["MachnetWire"], swiftSettings: tests),
     .testTarget(
       name: "EngineTests", dependencies: ["CMachnetABI", "CLinux", "MachnetChannel", "MachnetEngine", "MachnetWire"],
-      swiftSettings: strict),
+      swiftSettings: tests),
   ],
   swiftLanguageModes: [.v6]
 )
