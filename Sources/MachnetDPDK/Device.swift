@@ -21,13 +21,13 @@ public enum Device: Sendable, Equatable, CustomStringConvertible {
   ///
   /// A memif socket given as a path is meant as one: without a word, the driver would take it for an abstract name,
   /// which other network namespaces do not see and file permissions do not protect.
-  static func completed(_ vdev: String) -> String {
+  package static func completed(_ vdev: String) -> String {
     guard vdev.hasPrefix("net_memif"), memifSocket(vdev) != nil, !vdev.contains("socket-abstract=") else { return vdev }
     return vdev + ",socket-abstract=no"
   }
 
   /// The path of a memif socket; nil where there is none, or an abstract one.
-  static func memifSocket(_ vdev: String) -> String? {
+  package static func memifSocket(_ vdev: String) -> String? {
     let key = "socket="
     guard vdev.hasPrefix("net_memif"), !vdev.contains("socket-abstract=yes"),
       let argument = vdev.split(separator: ",").first(where: { $0.hasPrefix(key) })

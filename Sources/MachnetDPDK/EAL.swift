@@ -42,7 +42,7 @@ public enum EAL {
   /// The calling thread ends, or will not touch packets again.
   public static func releaseThread() { mn_dpdk_release_thread() }
 
-  static func arguments(_ options: Options, hugepages: Bool) -> [String] {
+  package static func arguments(_ options: Options, hugepages: Bool) -> [String] {
     // One logical core on every CPU that we have: the layer pins nobody, and threads are ours to place.
     var arguments = ["machnet", "--lcores", "0@\(cpuList())", "--in-memory", "--no-telemetry"]
     arguments += ["--file-prefix", "machnet-\(getpid())", "--log-level", "*:\(options.logLevel)"]
@@ -62,7 +62,7 @@ public enum EAL {
   }
 
   /// Of all sizes together.
-  static func freeHugepageMegabytes(under directory: String = "/sys/kernel/mm/hugepages") -> Int {
+  package static func freeHugepageMegabytes(under directory: String = "/sys/kernel/mm/hugepages") -> Int {
     guard let stream = unsafe opendir(directory) else { return 0 }
     defer { unsafe closedir(stream) }
     var kilobytes = 0
