@@ -154,10 +154,10 @@ class Daemon:
 
     def run(self, argv):
         """The command line that runs a program under the preload."""
-        return [self.lab.tool("machnet"), "run", "--config", self.config, "--", *argv]
+        return [self.lab.tool("machnet"), "run", "--socket", self.socket, "--", *argv]
 
     def status(self, quietly=False):
-        done = subprocess.run([self.lab.tool("machnet"), "status", "--config", self.config, "--json"],
+        done = subprocess.run([self.lab.tool("machnet"), "status", "--socket", self.socket, "--json"],
                               capture_output=True, text=True, timeout=10, check=False)
         if done.returncode != 0:
             if quietly:
@@ -168,7 +168,7 @@ class Daemon:
     def carried(self, program):
         """Datagrams that the engine and the kernel carried for a program's sockets, both directions."""
         mine = [socket for socket in self.status()["sockets"] if socket["program"].startswith(program)]
-        return tuple(sum(socket[way]["rx_datagrams"] + socket[way]["tx_datagrams"] for socket in mine)
+        return tuple(sum(socket[way]["rx"]["datagrams"] + socket[way]["tx"]["datagrams"] for socket in mine)
                      for way in ("engine", "kernel"))
 
 

@@ -39,12 +39,17 @@ final class Channel {
     }
   }
 
-  init(identifier: UInt32, owner: UInt64, shape: Shape) throws(SystemError) {
+  /// - Parameter mayUseHugePages: a process that can write a channel can also punch holes into it, and touching a hole
+  ///   when the pool of huge pages is empty kills the toucher, an engine. So only for those who may kill it anyway.
+  init(identifier: UInt32, owner: UInt64, shape: Shape, mayUseHugePages: Bool) throws(SystemError) {
     self.identifier = identifier
     self.owner = owner
     self.shape = shape
     token = try randomWord()
-    memory = try SharedMemory.preferringHugePages(name: "machnet-channel", size: Int(shape.size), sealing: .size)
+    memory =
+      mayUseHugePages
+      ? try .preferringHugePages(name: "machnet-channel", size: Int(shape.size), sealing: .size)
+      : try SharedMemory(name: "machnet-channel", size: Int(shape.size), sealing: .size)
     var doorbells: [Descriptor] = []
     for _ in 0..<shape.engines { doorbells.append(try Descriptor(mn_linux_eventfd(), "make a doorbell")) }
     self.doorbells = doorbells

@@ -227,7 +227,9 @@ public final class ControlServer: @unchecked Sendable {
     guard ofProcess < config.channel.maximumPerProcess else { throw Refusal(EMFILE) }
     let channel: Channel
     do throws(SystemError) {
-      channel = try Channel(identifier: nextChannel, owner: name, shape: Channel.Shape(config))
+      channel = try Channel(
+        identifier: nextChannel, owner: name, shape: Channel.Shape(config),
+        mayUseHugePages: connection.uid == 0 || connection.uid == geteuid())
     } catch {
       log.warning("no channel for pid \(connection.pid): \(error)")
       throw Refusal(error.code)

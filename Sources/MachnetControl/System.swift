@@ -40,6 +40,7 @@ final class SharedMemory: @unchecked Sendable {
   let base: UnsafeMutableRawPointer
   let size: Int
   let descriptor: Descriptor
+  private let hasHugePages: Bool
 
   enum Sealing {
     /// Others may write, but nobody resizes.
@@ -54,6 +55,7 @@ final class SharedMemory: @unchecked Sendable {
   init(name: String, size: Int, sealing: Sealing, hugePages: Bool = false) throws(SystemError) {
     precondition(size > 0)
     self.size = size
+    hasHugePages = hugePages
     descriptor = try unsafe Descriptor(
       mnc_memfd(name, UInt64(size), hugePages), "make \(size) bytes of shared memory")
     var error: Int32 = 0
@@ -87,9 +89,11 @@ final class SharedMemory: @unchecked Sendable {
     return try SharedMemory(name: name, size: size, sealing: sealing)
   }
 
-  /// Makes whole pages zero and gives them back to the kernel.
+  /// Makes whole pages zero and gives them back to the kernel. Huge pages are kept: a hole would lose its reservation,
+  /// and an engine that touches it when the pool is empty would be killed.
   func punchHole(offset: UInt64, length: UInt64) {
     precondition(offset + length <= UInt64(size))
+    if hasHugePages { return }
     _ = mnc_punch_hole(descriptor.number, offset, length)
   }
 }

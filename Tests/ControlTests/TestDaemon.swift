@@ -17,7 +17,8 @@ final class TestDaemon: @unchecked Sendable {
   let server: ControlServer
   /// What the next reload finds.
   let nextConfig: Box<Result<Config, ConfigFailure>>
-  private let done = DispatchGroup()
+  private let serverDone = DispatchGroup()
+  private let enginesDone = DispatchGroup()
   /// While set, the engines stand still.
   let enginesAreStuck = Atomic(false)
 
@@ -40,16 +41,16 @@ final class TestDaemon: @unchecked Sendable {
     server = try ControlServer(
       config: config, directory: directory, engines: engines, log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() },
       reread: { try nextConfig.value.get() })
-    for engine in engines { spawn { self.run(engine) } }
+    for engine in engines { spawn(in: enginesDone) { self.run(engine) } }
     while engines.contains(where: { $0.counters()[.iterations] == 0 }) { sched_yield() }
-    spawn { try? self.server.run() }
+    spawn(in: serverDone) { try? self.server.run() }
   }
 
-  private func spawn(_ body: @escaping @Sendable () -> Void) {
-    done.enter()
+  private func spawn(in group: DispatchGroup, _ body: @escaping @Sendable () -> Void) {
+    group.enter()
     Thread {
       body()
-      self.done.leave()
+      group.leave()
     }.start()
   }
 
@@ -64,8 +65,9 @@ final class TestDaemon: @unchecked Sendable {
   func stop() {
     enginesAreStuck.store(false, ordering: .relaxed)
     server.stop()
+    serverDone.wait()
     for engine in engines { engine.stop() }
-    done.wait()
+    enginesDone.wait()
   }
 
   func client() throws -> ControlClient { try ControlClient(path: config.control.socket) }

@@ -68,8 +68,8 @@ final class Daemon {
   func run(_ command: [String]) -> [String] { [product("machnet"), "run", "--config", config.path, "--"] + command }
 
   private func askStatus(in bench: Bench) throws -> Program.Result {
-    let status = try bench.start("status", [product("machnet"), "status", "--config", config.path, "--json"])
-    return try status.wait(seconds: 10)
+    let words = [product("machnet"), "status", "--config", config.path, "--json"]
+    return try Program("status", words, in: bench.directory).wait(seconds: 10)
   }
 
   func status(in bench: Bench) throws -> Status {
@@ -206,7 +206,6 @@ final class Bench {
   @discardableResult
   func command(_ words: [String], seconds: Double = 20) throws -> String {
     let program = try Program(words[0], words, in: directory)
-    defer { program.closeInput() }
     let result = try program.wait(seconds: seconds)
     guard result.status == 0 else { throw Failure(program.story) }
     return result.output

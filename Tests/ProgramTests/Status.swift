@@ -3,9 +3,12 @@ import Testing
 
 /// What the tests read from `machnet status --json`.
 struct Status: Decodable {
+  struct Amount: Decodable {
+    let datagrams, bytes: Int
+  }
   struct Traffic: Decodable {
-    let rxDatagrams, rxBytes, txDatagrams, txBytes: Int
-    var datagrams: Int { rxDatagrams + txDatagrams }
+    let rx, tx: Amount
+    var datagrams: Int { rx.datagrams + tx.datagrams }
   }
   struct Socket: Decodable {
     let program: String
@@ -13,8 +16,7 @@ struct Status: Decodable {
     let engine, kernel: Traffic
   }
   struct Engine: Decodable {
-    private let counters: [String: Int]
-    subscript(counter: String) -> Int { counters[counter] ?? 0 }
+    let localDatagrams, rxPackets, txPackets: Int
   }
   let sockets: [Socket]
   let engines: [Engine]
@@ -26,9 +28,9 @@ struct Status: Decodable {
   }
 
   /// Datagrams between sockets of this daemon that its engines have carried since their start.
-  var local: Int { engines.reduce(0) { $0 + $1["local_datagrams"] } }
+  var local: Int { engines.reduce(0) { $0 + $1.localDatagrams } }
   /// Packets on its interfaces, both directions.
-  var onTheWire: Int { engines.reduce(0) { $0 + $1["rx_packets"] + $1["tx_packets"] } }
+  var onTheWire: Int { engines.reduce(0) { $0 + $1.rxPackets + $1.txPackets } }
 }
 
 extension Bench {
