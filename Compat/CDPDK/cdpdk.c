@@ -13,11 +13,18 @@
 #include <stdio.h>
 #include <string.h>
 
+/// Standard error, without the words about what was chosen: single processes have nobody to share devices with.
+static ssize_t write_log(void *cookie, const char *text, size_t size) {
+  (void)cookie;
+  if (memmem(text, size, "mp action", 9) == NULL) (void)fwrite(text, 1, size, stderr);
+  return (ssize_t)size;
+}
+
 int mn_dpdk_start(int count, char **arguments) {
   cpu_set_t before;
   const int known = pthread_getaffinity_np(pthread_self(), sizeof before, &before) == 0;
-  // Standard output belongs to the program.
-  if (rte_openlog_stream(stderr) != 0) return -EIO;
+  FILE *log = fopencookie(NULL, "w", (cookie_io_functions_t){.write = write_log});
+  if (log == NULL || setvbuf(log, NULL, _IOLBF, 0) != 0 || rte_openlog_stream(log) != 0) return -EIO;
   const int result = rte_eal_init(count, arguments);
   const int error = rte_errno;
   if (known) (void)pthread_setaffinity_np(pthread_self(), sizeof before, &before);

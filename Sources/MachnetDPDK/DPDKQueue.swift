@@ -78,18 +78,24 @@ public struct DPDKQueue: PacketIO, ~Copyable {
 
   @_noLocks
   public mutating func allocate(into burst: UnsafeMutablePointer<Packet>, count: Int) -> Int {
-    var wanted = UInt16(truncatingIfNeeded: min(max(0, count), packetBurst))
-    // A bulk is all or nothing: what is left in a pool that runs dry comes in smaller ones.
-    while wanted > 0 {
-      if unsafe mn_dpdk_allocate(pool, handles, wanted) == 0 { break }
-      wanted /= 2
+    let wanted = min(max(0, count), packetBurst)
+    var taken = 0
+    var bulk = wanted
+    while taken < wanted && bulk > 0 {
+      if unsafe mn_dpdk_allocate(pool, handles + taken, UInt16(truncatingIfNeeded: bulk)) == 0 {
+        taken = taken &+ bulk
+        bulk = min(bulk, wanted &- taken)
+      } else {
+        // All or nothing: the rest of a pool that runs dry comes in smaller bulks.
+        bulk /= 2
+      }
     }
     var index = 0
-    while index < Int(wanted) {
+    while index < taken {
       unsafe (burst + index).initialize(to: packet(handles[index]!))
       index = index &+ 1
     }
-    return Int(wanted)
+    return taken
   }
 
   @_noLocks

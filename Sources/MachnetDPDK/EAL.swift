@@ -44,7 +44,7 @@ public enum EAL {
 
   package static func arguments(_ options: Options, hugepages: Bool) -> [String] {
     // One logical core on every CPU that we have: the layer pins nobody, and threads are ours to place.
-    var arguments = ["machnet", "--lcores", "0@\(cpuList())", "--in-memory", "--no-telemetry"]
+    var arguments = ["machnet", "--lcores", "0@(\(cpuList()))", "--no-telemetry"]
     arguments += ["--file-prefix", "machnet-\(getpid())", "--log-level", "*:\(options.logLevel)"]
     if options.pciAddresses.isEmpty {
       // Without a device that does DMA, physical addresses mean nothing.
@@ -52,7 +52,8 @@ public enum EAL {
     }
     for address in options.pciAddresses { arguments += ["-a", address] }
     arguments += ["-m", "\(options.memoryMegabytes)"]
-    if !hugepages { arguments.append("--no-huge") }
+    // Nothing is shared and nothing is left behind, in either kind of memory; without hugepages the layer says it so.
+    arguments += hugepages ? ["--in-memory"] : ["--no-huge", "--no-shconf"]
     return arguments
   }
 
