@@ -122,7 +122,7 @@ let package = Package(
     .testTarget(name: "ProgramTests", swiftSettings: strict),
     .testTarget(
       name: "EngineTests", dependencies: ["CMachnetABI", "CLinux", "MachnetChannel", "MachnetEngine", "MachnetWire"],
-      swiftSettings: strict),
+      swiftSettings: tests),
   ],
   swiftLanguageModes: [.v6]
 )

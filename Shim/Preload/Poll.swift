@@ -142,7 +142,10 @@ private struct PollWait {
       if turnOfKernel() { return finish(unsafe askKernel(process, 0, programMask)) }
       return ready
     }
-    if limit == 0 { return finish(unsafe askKernel(process, 0, programMask)) }
+    if limit == 0 {
+      if Wait.landed() { look() }
+      return finish(unsafe askKernel(process, 0, programMask))
+    }
 
     var old: UInt64 = 0
     unsafe mn_sys_signals_block(&old)

@@ -142,6 +142,10 @@ extension Socket {
     while true {
       switch unsafe enqueue(socket, &call, destination, options) {
       case .done:
+        if unsafe process.pointee.senders[process.pointee.senderNext & 3] != socket {
+          unsafe process.pointee.senderNext &+= 1
+          unsafe process.pointee.senders[process.pointee.senderNext & 3] = socket
+        }
         if ring { unsafe self.ring(socket, directory) }
         return call.size
       case .reentered:

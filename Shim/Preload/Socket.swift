@@ -124,6 +124,13 @@ extension Socket {
     return unsafe used + largest <= UInt64(socket.pointee.channel.unsafelyUnwrapped.pointee.txCapacity)
   }
 
+  /// Whether the TX ring holds something that the engine has not delivered or sent yet (it publishes what it delivers
+  /// before it gives the TX ring back).
+  static func hasUnsent(_ socket: SocketPointer) -> Bool {
+    let ring = unsafe ringBaseOfWriter(socket)
+    return unsafe mn_load_relaxed_u64(ring) != mn_load_acquire_u64(ring + 64)
+  }
+
   private static func ringBaseOfWriter(_ socket: SocketPointer) -> UnsafeMutableRawPointer {
     let channel = unsafe socket.pointee.channel.unsafelyUnwrapped
     return unsafe channel.pointee.base

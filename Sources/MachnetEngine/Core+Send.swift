@@ -39,8 +39,9 @@ extension Core {
       return false
     }
     endpoints[slot].emptyVisits = 0
-    endpoints[slot].reader.publish()
+    // Receivers first: a sender whose TX ring is empty may rely on its datagrams having arrived.
     publishTouched()
+    endpoints[slot].reader.publish()
     // One fence for both: our publishes come before the looks at who sleeps.
     mn_fence()
     wakeTouched()
@@ -264,14 +265,6 @@ extension Core {
   private func isOwn(_ address: UInt32, netns: UInt16) -> Bool {
     directory.isHostAddress(address, netns: netns) || (netns == 0 && directory.isEngineAddress(address))
   }
-
-  @_noLocks
-  func routeToPort(from slot: UInt32, to address: UInt32, source: UInt32) -> Route { .refused(.noRoute) }
-
-  @_noLocks
-  mutating func sendToPort(
-    _ payload: UnsafeMutableRawPointer, _ length: Int, _ envelope: Envelope, _ route: Route, from slot: UInt32
-  ) -> Sent { .done }
 }
 
 /// What a datagram's headers say. Host byte order.

@@ -40,6 +40,12 @@ struct Core: ~Copyable {
   var wokeSomebody = false
   let ports = Table<Port>(count: EngineLimits.ports)
   var portCount = 0
+  var reassembly = Reassembly()
+  /// The next IPv4 identification.
+  var identification: UInt16
+  /// Port unreachables that may be sent at once, and when that was worked out.
+  var unreachableTokens = Core.unreachableBurst
+  var unreachableRefilled: UInt64 = 0
 
   /// Orders done so far, and since when the next one has been waiting to be possible.
   var commandsDone: UInt64 = 0
@@ -51,6 +57,9 @@ struct Core: ~Copyable {
   static var touchedMax: Int { 64 }
   /// Idle channels whose ready words one iteration looks at.
   static var scanMax: Int { 8 }
+  /// Port unreachables per second, and how many at once (as net.ipv4.icmp_msgs_per_sec and icmp_msgs_burst).
+  static var unreachableRate: UInt64 { 1000 }
+  static var unreachableBurst: UInt64 { 50 }
   /// Ends the linger of a closed endpoint's unsent datagrams, ns.
   static var lingerMax: UInt64 { 2_000_000 }
 
@@ -64,9 +73,11 @@ struct Core: ~Copyable {
     faultDescriptor = control.faultDescriptor
     clock = Clock()
     now = clock.now()
+    identification = UInt16(truncatingIfNeeded: mn_cycles())
   }
 
   deinit {
+    reassembly.release()
     for port in 0..<portCount { ports[port].release() }
     ports.release()
     channels.release()

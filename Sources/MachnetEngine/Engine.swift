@@ -94,26 +94,129 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
       nextCalibration = core.now + 1_000_000_000
       core.clock.calibrate()
     }
+    if portCount == 0 { return }
+    for port in 0..<portCount {
+      let isUp = unsafe ports[port].isLinkUp()
+      if isUp && !core.ports[port].isUp { core.announce(UInt32(port)) }
+      core.ports[port].isUp = isUp
+    }
+    core.tickPorts()
+    _ = transmit()
   }
 
-  private mutating func receive() -> Bool { false }
-  private mutating func transmit() -> Bool { false }
+  /// One burst of every port.
+  private mutating func receive() -> Bool {
+    var progress = false
+    for port in 0..<portCount {
+      if core.ports[port].stashCount <= Port.stashMax - packetBurst { fillStash(port) }
+      let count = unsafe ports[port].receive(into: core.ports[port].burst.base, capacity: packetBurst)
+      if count == 0 { continue }
+      core.receive(UInt32(port), count: count)
+      progress = true
+    }
+    return progress
+  }
+
+  private mutating func fillStash(_ port: Int) {
+    while core.ports[port].stashCount <= Port.stashMax - packetBurst {
+      let at = core.ports[port].stashCount
+      let count = unsafe ports[port].allocate(into: core.ports[port].stash.base + at, count: packetBurst)
+      core.ports[port].stashCount = at + count
+      if count < packetBurst { return }
+    }
+  }
+
+  /// Hands over what is queued, and gives back what is spent.
+  private mutating func transmit() -> Bool {
+    var progress = false
+    for port in 0..<portCount {
+      while core.ports[port].queued != 0 {
+        let first = core.ports[port].queueHead & (Port.queueMax - 1)
+        let count = min(core.ports[port].queued, packetBurst, Port.queueMax - first)
+        // The frames are the port's once it has taken them: their lengths are looked at before.
+        var bytes = 0
+        for index in first..<first + count { bytes += Int(core.ports[port].queue[index].length) }
+        let taken = unsafe ports[port].transmit(core.ports[port].queue.base + first, count: count)
+        for index in first + taken..<first + count { bytes -= Int(core.ports[port].queue[index].length) }
+        core.departed(taken, bytes: bytes, UInt32(port))
+        if taken != 0 { progress = true }
+        if taken < count { break }
+      }
+      freeSpent(port)
+    }
+    return progress
+  }
+
+  private mutating func freeSpent(_ port: Int) {
+    var at = 0
+    let end = core.ports[port].spentCount
+    while at < end {
+      let count = min(packetBurst, end - at)
+      unsafe ports[port].free(core.ports[port].spent.base + at, count: count)
+      at += count
+    }
+    core.ports[port].spentCount = 0
+  }
 
   // MARK: Rest
 
   /// Sleeps until somebody has work. Nobody who publishes work can miss that the engine sleeps: it says so, then looks
-  /// everywhere once more.
+  /// everywhere once more. A port without an interrupt is looked at from time to time.
   private mutating func sleep() {
     let word = unsafe core.directory.engineWord(core.index)
     unsafe mn_store_relaxed_u32(word, 1)
     // Pairs with the fence between an application's publish and its look at this word.
     mn_fence()
-    if !core.hasWork() {
-      core.mailbox.count(.sleeps)
-      _ = mn_linux_epoll_wait(epoll, -1)
+    for port in 0..<portCount { unsafe ports[port].armInterrupt() }
+    core.mailbox.count(.sleeps)
+    var interval = Rest.pollMin
+    while !core.hasWork() {
+      if portCount != 0 {
+        core.now = core.clock.now()
+        if receive() { break }
+        if core.now >= nextTick { tick() }
+        _ = transmit()
+      }
+      if mn_linux_epoll_wait(epoll, restLimit(interval)) > 0 { break }
+      interval = min(interval * 2, Rest.pollMax)
     }
+    for port in 0..<portCount { unsafe ports[port].disarmInterrupt() }
     unsafe mn_store_relaxed_u32(word, 0)
   }
 
-  private mutating func finish() {}
+  /// How long the engine may sleep at a stretch, ns; negative: until it is woken.
+  private func restLimit(_ interval: Int64) -> Int64 {
+    if portCount == 0 { return -1 }
+    for port in 0..<portCount {
+      if unsafe ports[port].wakeDescriptor < 0 || core.ports[port].queued != 0 { return interval }
+    }
+    return Rest.timers
+  }
+
+  /// Gives back every packet that the engine still holds.
+  private mutating func finish() {
+    for port in 0..<portCount {
+      let number = UInt32(port)
+      while core.ports[port].queued != 0 {
+        core.spend(core.ports[port].queue[core.ports[port].queueHead & (Port.queueMax - 1)], number)
+        core.ports[port].queueHead += 1
+      }
+      freeSpent(port)
+      while core.ports[port].stashCount != 0 { core.spend(core.takePacket(number), number) }
+      freeSpent(port)
+      for entry in 0..<UInt32(EngineLimits.neighbours) {
+        while let packet = core.ports[port].neighbours.takeWaiting(entry) { core.spend(packet, number) }
+        freeSpent(port)
+      }
+    }
+  }
+}
+
+/// How an engine rests, ns.
+private enum Rest {
+  /// Between two looks at a port that cannot wake us: doubling from the first to the second.
+  static let pollMin: Int64 = 100_000
+  static let pollMax: Int64 = 1_000_000
+  /// Where only timers are due.
+  static let timers: Int64 = 100_000_000
 }

@@ -32,6 +32,17 @@ struct Table<Element> {
     }
   }
 
+  subscript(index: UInt16) -> Element {
+    @_transparent unsafeAddress {
+      precondition(Int(index) < count)
+      return unsafe UnsafePointer(base + Int(index))
+    }
+    @_transparent nonmutating unsafeMutableAddress {
+      precondition(Int(index) < count)
+      return unsafe base + Int(index)
+    }
+  }
+
   subscript(index: Int) -> Element {
     @_transparent unsafeAddress {
       precondition(UInt(bitPattern: index) < UInt(bitPattern: count))
