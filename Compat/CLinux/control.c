@@ -35,8 +35,8 @@ static int result(int value) { return value < 0 ? -errno : value; }
 
 // ---------------------------------------------------------------------------------------------- memory
 
-int mnc_memfd(const char *name, uint64_t size) {
-  int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+int mnc_memfd(const char *name, uint64_t size, bool huge) {
+  int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB : 0));
   if (fd < 0) return -errno;
   if (ftruncate(fd, (off_t)size) < 0) {
     int error = errno;
@@ -44,6 +44,22 @@ int mnc_memfd(const char *name, uint64_t size) {
     return -error;
   }
   return fd;
+}
+
+uint64_t mnc_huge_page_size(uint64_t *available) {
+  *available = 0;
+  FILE *file = fopen("/proc/meminfo", "re");
+  if (!file) return 0;
+  char line[128];
+  unsigned long long size = 0, unused = 0, reserved = 0;
+  while (fgets(line, sizeof line, file)) {
+    sscanf(line, "HugePages_Free: %llu", &unused);
+    sscanf(line, "HugePages_Rsvd: %llu", &reserved);
+    sscanf(line, "Hugepagesize: %llu kB", &size);
+  }
+  fclose(file);
+  *available = unused > reserved ? unused - reserved : 0;
+  return size << 10;
 }
 
 int mnc_seal_size(int fd) { return result(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)); }

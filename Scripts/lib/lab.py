@@ -154,10 +154,10 @@ class Daemon:
 
     def run(self, argv):
         """The command line that runs a program under the preload."""
-        return [self.lab.tool("machnet"), "run", "--config", self.config, "--", *argv]
+        return [self.lab.tool("machnet"), "run", "--socket", self.socket, "--", *argv]
 
     def status(self, quietly=False):
-        done = subprocess.run([self.lab.tool("machnet"), "status", "--config", self.config, "--json"],
+        done = subprocess.run([self.lab.tool("machnet"), "status", "--socket", self.socket, "--json"],
                               capture_output=True, text=True, timeout=10, check=False)
         if done.returncode != 0:
             if quietly:
@@ -167,12 +167,9 @@ class Daemon:
 
     def carried(self, program):
         """Datagrams that the engine and the kernel carried for a program's sockets, both directions."""
-        engine = kernel = 0
-        for socket in self.status().get("sockets", []):
-            if socket["program"].startswith(program[:15]):
-                engine += sum(socket["engine"][way]["datagrams"] for way in ("tx", "rx"))
-                kernel += sum(socket["kernel"][way]["datagrams"] for way in ("tx", "rx"))
-        return engine, kernel
+        mine = [socket for socket in self.status()["sockets"] if socket["program"].startswith(program)]
+        return tuple(sum(socket[way]["rx"]["datagrams"] + socket[way]["tx"]["datagrams"] for socket in mine)
+                     for way in ("engine", "kernel"))
 
 
 class Lab:

@@ -477,7 +477,8 @@ public func epollWait(
     }
     if reported < 0 { return reported }
     unsafe wait.translate(reported, process)
-    wait.collect()
+    // Only when the kernel had nothing: a socket is reported once per call.
+    if wait.count == 0 { wait.collect() }
     if wait.count > 0 || left == 0 {
       mn_set_errno(saved)
       return wait.count

@@ -39,19 +39,24 @@ final class Channel {
     }
   }
 
-  init(identifier: UInt32, owner: UInt64, shape: Shape) throws(SystemError) {
+  /// - Parameter mayUseHugePages: a process that can write a channel can also punch holes into it, and touching a hole
+  ///   when the pool of huge pages is empty kills the toucher, an engine. So only for those who may kill it anyway.
+  init(identifier: UInt32, owner: UInt64, shape: Shape, mayUseHugePages: Bool) throws(SystemError) {
     self.identifier = identifier
     self.owner = owner
     self.shape = shape
     token = try randomWord()
-    memory = try SharedMemory(name: "machnet-channel", size: Int(shape.size), sealing: .size)
+    memory =
+      mayUseHugePages
+      ? try .preferringHugePages(name: "machnet-channel", size: Int(shape.size), sealing: .size)
+      : try SharedMemory(name: "machnet-channel", size: Int(shape.size), sealing: .size)
     var doorbells: [Descriptor] = []
     for _ in 0..<shape.engines { doorbells.append(try Descriptor(mn_linux_eventfd(), "make a doorbell")) }
     self.doorbells = doorbells
     endpoints = Array(repeating: nil, count: Int(shape.endpoints))
     let header = unsafe memory.base.assumingMemoryBound(to: mn_channel.self)
     unsafe header.pointee.version = MN_ABI_VERSION
-    unsafe header.pointee.size = shape.size
+    unsafe header.pointee.size = UInt64(memory.size)
     unsafe header.pointee.identifier = identifier
     unsafe header.pointee.endpoint_capacity = shape.endpoints
     unsafe header.pointee.engine_count = shape.engines

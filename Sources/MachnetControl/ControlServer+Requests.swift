@@ -180,7 +180,7 @@ extension ControlServer {
       guard own else { throw Refusal(EACCES) }
       return address
     }
-    if own, let peer, address >> 24 != 127, !isHostAddress(peer.address), let interface = table.route(to: peer.address),
+    if own, let peer, address >> 24 != 127, !table.isHostAddress(peer.address, netns: 0), let interface = table.route(to: peer.address),
       address == 0 || isHostAddress(address)
     {
       return table.interface(interface).address
@@ -199,7 +199,8 @@ extension ControlServer {
   /// An engine-owned address and port belongs to one socket, or to sockets that all agreed to share it, as in one
   /// kernel. For the host's own addresses each namespace's kernel has already decided.
   private func checkClaim(_ shadow: ShadowSocket, _ address: UInt32) throws(Refusal) {
-    guard directory.directory.isEngineAddress(address) else { return }
+    guard directory.directory.isEngineAddress(address), directory.isLocal(mn_local_key(0, address, shadow.localPort))
+    else { return }
     for other in endpointsByCookie.values
     where other.address == address && other.port == shadow.localPort && other.cookie != shadow.cookie {
       guard other.reusesPort && shadow.reusesPort || other.reusesAddress && shadow.reusesAddress else {

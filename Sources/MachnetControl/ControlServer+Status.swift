@@ -38,13 +38,13 @@ extension ControlServer {
   private func status(of engine: EngineControl) -> StatusReport.EngineStatus {
     let index = Int(engine.options.index)
     let counters = engine.counters()
-    let values = EngineCounter.allCases.map { (snakeCase("\($0)"), counters[$0]) }
+    let values = EngineCounter.allCases.map { ("\($0)", counters[$0]) }
     return StatusReport.EngineStatus(
       index: index, cpu: config.engine.cpus.isEmpty ? nil : config.engine.cpus[index],
       polling: engine.options.polling.rawValue,
       sleeping: unsafe mn_load_relaxed_u32(directory.directory.engineWord(engine.options.index)) != 0,
-      interfaces: engine.options.interfaces.map(\.name), counters: Dictionary(uniqueKeysWithValues: values),
-      drops: named(counters.drops))
+      interfaces: engine.options.interfaces.map(\.name), drops: named(counters.drops),
+      counters: Dictionary(uniqueKeysWithValues: values))
   }
 
   private func status(of interface: Config.Interface) -> StatusReport.InterfaceStatus {
@@ -93,10 +93,10 @@ extension ControlServer {
     var drops: [String: UInt64] = [:]
     for engine in engines {
       guard let counters = engine.counters(of: endpoint.reference) else { continue }
-      traffic.rxDatagrams += counters.rxDatagrams
-      traffic.rxBytes += counters.rxBytes
-      traffic.txDatagrams += counters.txDatagrams
-      traffic.txBytes += counters.txBytes
+      traffic.rx.datagrams += counters.rxDatagrams
+      traffic.rx.bytes += counters.rxBytes
+      traffic.tx.datagrams += counters.txDatagrams
+      traffic.tx.bytes += counters.txBytes
       drops.merge(named(counters.drops), uniquingKeysWith: +)
     }
     let isMachnet = rule.map { Int($0.path) == MN_PATH_MACHNET } ?? false
@@ -109,8 +109,8 @@ extension ControlServer {
       homeEngine: Int(endpoint.homeEngine), channel: Int(endpoint.reference.channel),
       endpoint: Int(endpoint.reference.index), engine: traffic,
       kernel: StatusReport.Traffic(
-        rxDatagrams: stated.kernel_rx_datagrams, rxBytes: stated.kernel_rx_bytes,
-        txDatagrams: stated.kernel_tx_datagrams, txBytes: stated.kernel_tx_bytes),
+        rx: StatusReport.Amount(datagrams: stated.kernel_rx_datagrams, bytes: stated.kernel_rx_bytes),
+        tx: StatusReport.Amount(datagrams: stated.kernel_tx_datagrams, bytes: stated.kernel_tx_bytes)),
       drops: drops, wakeups: stated.app_wakeups)
   }
 

@@ -92,6 +92,12 @@ public final class ControlServer: @unchecked Sendable {
       directory.markStopping()
       socket.remove()
       for connection in connections.keys.sorted() { disconnect(connection) }
+      // Engines still send what was queued. One that stands still is not waited for long.
+      let limit = mn_linux_monotonic() + 1_000_000_000
+      while !departing.isEmpty && mn_linux_monotonic() < limit {
+        finishDepartures()
+        mn_linux_sleep(100_000)
+      }
     }
     var names = [UInt64](repeating: 0, count: 64)
     var nextTick = mn_linux_monotonic()
@@ -135,8 +141,10 @@ public final class ControlServer: @unchecked Sendable {
     var peer = mnc_peer()
     let number = unsafe mnc_accept(socket.listener.number, &peer)
     if number == -EMFILE || number == -ENFILE {
-      log.warning("out of file descriptors: a connection is refused; raise the daemon's RLIMIT_NOFILE")
       counters.refusedConnections += 1
+      if isWorthALine(counters.refusedConnections) {
+        log.warning("out of file descriptors: a connection is refused; raise the daemon's RLIMIT_NOFILE")
+      }
       reserve = nil
       let dropped = unsafe mnc_accept(socket.listener.number, &peer)
       if dropped >= 0 { mn_linux_close(dropped) }
@@ -146,7 +154,9 @@ public final class ControlServer: @unchecked Sendable {
     let ofUser = peer.uid == 0 ? 0 : connections.values.count { $0.uid == peer.uid }
     guard connections.count < config.limits.connections, ofUser < config.limits.connectionsPerUser else {
       counters.refusedConnections += 1
-      log.warning("a connection of pid \(peer.pid) is refused: \(connections.count) are open, \(ofUser) of its user")
+      if isWorthALine(counters.refusedConnections) {
+        log.warning("a connection of pid \(peer.pid) is refused: \(connections.count) are open, \(ofUser) of its user")
+      }
       return
     }
     let name = nextConnection
@@ -199,7 +209,9 @@ public final class ControlServer: @unchecked Sendable {
     }
     if isLie {
       counters.lies += 1
-      log.warning("pid \(connection.pid) (\(connection.program)) sent what no client sends; it is disconnected")
+      if isWorthALine(counters.lies) {
+        log.warning("pid \(connection.pid) (\(connection.program)) sent what no client sends; it is disconnected")
+      }
     }
     if isLie || sent < 0 { disconnect(name) }
   }
@@ -215,7 +227,9 @@ public final class ControlServer: @unchecked Sendable {
     guard ofProcess < config.channel.maximumPerProcess else { throw Refusal(EMFILE) }
     let channel: Channel
     do throws(SystemError) {
-      channel = try Channel(identifier: nextChannel, owner: name, shape: Channel.Shape(config))
+      channel = try Channel(
+        identifier: nextChannel, owner: name, shape: Channel.Shape(config),
+        mayUseHugePages: connection.uid == 0 || connection.uid == geteuid())
     } catch {
       log.warning("no channel for pid \(connection.pid): \(error)")
       throw Refusal(error.code)
@@ -277,9 +291,14 @@ public final class ControlServer: @unchecked Sendable {
         return false
       }
     }
-    for (engine, ticket) in tickets where !engine.wait(for: ticket, milliseconds: 200) {
-      log.error("engine \(engine.options.index) does not answer")
-      return false
+    // Less than a client waits for its answer, all engines together.
+    let limit = mn_linux_monotonic() + 400_000_000
+    for (engine, ticket) in tickets {
+      let now = mn_linux_monotonic()
+      guard engine.wait(for: ticket, milliseconds: Int(max(limit, now) - now) / 1_000_000) else {
+        log.error("engine \(engine.options.index) does not answer")
+        return false
+      }
     }
     return true
   }
@@ -322,6 +341,9 @@ public final class ControlServer: @unchecked Sendable {
     }
   }
 }
+
+/// What a client can bring about at will is logged the 1st, 2nd, 4th, 8th... time; the counters have the rest.
+private func isWorthALine(_ count: UInt64) -> Bool { count.nonzeroBitCount == 1 }
 
 /// One client.
 final class Connection {

@@ -87,6 +87,9 @@ public final class DirectoryMemory: @unchecked Sendable {
     return true
   }
 
+  /// Whether some endpoint has exactly this key.
+  func isLocal(_ key: UInt64) -> Bool { holders[key] != nil }
+
   func leaveLocal(_ key: UInt64) {
     guard let count = holders[key] else { preconditionFailure("a key leaves as often as it entered") }
     holders[key] = count == 1 ? nil : count - 1

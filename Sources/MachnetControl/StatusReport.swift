@@ -35,9 +35,10 @@ public struct StatusReport: Codable, Sendable {
     public var polling: String
     public var sleeping: Bool
     public var interfaces: [String]
-    public var counters: [String: UInt64]
     /// By reason; reasons that never occurred are left out.
     public var drops: [String: UInt64]
+    /// What the engine counts, `EngineCounter` by name: `rxPackets`. In JSON, keys of the engine itself: `rx_packets`.
+    public var counters: [String: UInt64]
   }
 
   public struct InterfaceStatus: Codable, Sendable {
@@ -90,11 +91,21 @@ public struct StatusReport: Codable, Sendable {
     public var wakeups: UInt64
   }
 
+  /// Both directions, as the program sees them.
   public struct Traffic: Codable, Sendable {
-    public var rxDatagrams: UInt64 = 0
-    public var rxBytes: UInt64 = 0
-    public var txDatagrams: UInt64 = 0
-    public var txBytes: UInt64 = 0
+    public var rx = Amount()
+    public var tx = Amount()
+  }
+
+  public struct Amount: Codable, Sendable {
+    public var datagrams: UInt64 = 0
+    /// Of payload.
+    public var bytes: UInt64 = 0
+
+    public init(datagrams: UInt64 = 0, bytes: UInt64 = 0) {
+      self.datagrams = datagrams
+      self.bytes = bytes
+    }
   }
 
   public var json: String {
@@ -121,6 +132,48 @@ public struct StatusReport: Codable, Sendable {
     self.interfaces = interfaces
     self.processes = processes
     self.sockets = sockets
+  }
+}
+
+extension StatusReport.EngineStatus {
+  private struct Key: CodingKey, Hashable {
+    let stringValue: String
+    var intValue: Int? { nil }
+    init(stringValue: String) { self.stringValue = stringValue }
+    init?(intValue: Int) { nil }
+
+    static let index = Key(stringValue: "index")
+    static let cpu = Key(stringValue: "cpu")
+    static let polling = Key(stringValue: "polling")
+    static let sleeping = Key(stringValue: "sleeping")
+    static let interfaces = Key(stringValue: "interfaces")
+    static let drops = Key(stringValue: "drops")
+    static let own: Set<Key> = [index, cpu, polling, sleeping, interfaces, drops]
+  }
+
+  public func encode(to encoder: any Encoder) throws {
+    var container = encoder.container(keyedBy: Key.self)
+    try container.encode(index, forKey: .index)
+    try container.encodeIfPresent(cpu, forKey: .cpu)
+    try container.encode(polling, forKey: .polling)
+    try container.encode(sleeping, forKey: .sleeping)
+    try container.encode(interfaces, forKey: .interfaces)
+    try container.encode(drops, forKey: .drops)
+    for (name, count) in counters { try container.encode(count, forKey: Key(stringValue: name)) }
+  }
+
+  public init(from decoder: any Decoder) throws {
+    let container = try decoder.container(keyedBy: Key.self)
+    index = try container.decode(Int.self, forKey: .index)
+    cpu = try container.decodeIfPresent(Int.self, forKey: .cpu)
+    polling = try container.decode(String.self, forKey: .polling)
+    sleeping = try container.decode(Bool.self, forKey: .sleeping)
+    interfaces = try container.decode([String].self, forKey: .interfaces)
+    drops = try container.decode([String: UInt64].self, forKey: .drops)
+    counters = [:]
+    for key in container.allKeys where !Key.own.contains(key) {
+      counters[key.stringValue] = try container.decode(UInt64.self, forKey: key)
+    }
   }
 }
 

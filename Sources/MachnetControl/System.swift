@@ -40,6 +40,7 @@ final class SharedMemory: @unchecked Sendable {
   let base: UnsafeMutableRawPointer
   let size: Int
   let descriptor: Descriptor
+  private let hasHugePages: Bool
 
   enum Sealing {
     /// Others may write, but nobody resizes.
@@ -48,11 +49,15 @@ final class SharedMemory: @unchecked Sendable {
     case futureWrites
   }
 
-  /// - Parameter size: bytes; pages cost nothing until they are touched.
-  init(name: String, size: Int, sealing: Sealing) throws(SystemError) {
+  /// - Parameters:
+  ///   - size: bytes. Small pages cost nothing until they are touched; huge pages are all reserved here.
+  ///   - hugePages: `size` is a multiple of their size.
+  init(name: String, size: Int, sealing: Sealing, hugePages: Bool = false) throws(SystemError) {
     precondition(size > 0)
     self.size = size
-    descriptor = try unsafe Descriptor(mnc_memfd(name, UInt64(size)), "make \(size) bytes of shared memory")
+    hasHugePages = hugePages
+    descriptor = try unsafe Descriptor(
+      mnc_memfd(name, UInt64(size), hugePages), "make \(size) bytes of shared memory")
     var error: Int32 = 0
     guard let base = unsafe mnc_map(descriptor.number, UInt64(size), true, &error) else {
       throw SystemError(error, "map \(size) bytes of shared memory")
@@ -66,9 +71,29 @@ final class SharedMemory: @unchecked Sendable {
 
   deinit { unsafe mn_linux_unmap(base, size) }
 
-  /// Makes whole pages zero and gives them back to the kernel.
+  /// Huge pages where plenty are free, and the size is rounded up to them; small pages otherwise.
+  ///
+  /// Plenty is twice what is needed: half of the free ones stay for packet pools and for others.
+  static func preferringHugePages(name: String, size: Int, sealing: Sealing) throws(SystemError) -> SharedMemory {
+    var available: UInt64 = 0
+    let page = Int(unsafe mnc_huge_page_size(&available))
+    if page > 0 {
+      let pages = (size + page - 1) / page
+      // Others may take them in between; then there are still small pages.
+      if 2 * pages <= Int(clamping: available),
+        let memory = try? SharedMemory(name: name, size: pages * page, sealing: sealing, hugePages: true)
+      {
+        return memory
+      }
+    }
+    return try SharedMemory(name: name, size: size, sealing: sealing)
+  }
+
+  /// Makes whole pages zero and gives them back to the kernel. Huge pages are kept: a hole would lose its reservation,
+  /// and an engine that touches it when the pool is empty would be killed.
   func punchHole(offset: UInt64, length: UInt64) {
     precondition(offset + length <= UInt64(size))
+    if hasHugePages { return }
     _ = mnc_punch_hole(descriptor.number, offset, length)
   }
 }
@@ -76,7 +101,7 @@ final class SharedMemory: @unchecked Sendable {
 /// A sealed memfd with a text, for a reply.
 func textMemory(_ text: String) throws(SystemError) -> Descriptor {
   let bytes = Array(text.utf8)
-  let descriptor = try unsafe Descriptor(mnc_memfd("machnet-text", 0), "make shared memory")
+  let descriptor = try unsafe Descriptor(mnc_memfd("machnet-text", 0, false), "make shared memory")
   var written = 0
   while written < bytes.count {
     let count = unsafe bytes.withUnsafeBytes { bytes in

@@ -1,1 +1,61 @@
-@main struct M { static func main() {} }
+import ArgumentParser
+import Glibc
+import MachnetControl
+
+/// What a person does with a daemon.
+@main
+struct Machnet: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "machnet", abstract: "Runs programs over Machnet and shows what it does for them.",
+    subcommands: [Run.self, Status.self, Reload.self])
+}
+
+/// Which daemon is meant.
+struct DaemonOptions: ParsableArguments {
+  @Option(name: .long, help: "The daemon's control socket (default: $MACHNET_SOCKET, then \(defaultControlSocket)).")
+  var socket: String?
+
+  @Option(name: .long, help: "The daemon's config file, which names its control socket.")
+  var config: String?
+
+  func validate() throws {
+    if socket != nil && config != nil { throw ValidationError("--socket and --config both name a daemon; give one") }
+  }
+
+  /// The control socket, if the command line names one.
+  func statedSocket() throws -> String? {
+    guard let config else { return socket }
+    do throws(ConfigFailure) {
+      return try Config.load(file: config).control.socket
+    } catch {
+      complain(error.description)
+      throw ExitCode.failure
+    }
+  }
+
+  /// A connection to the daemon, or an explanation on standard error.
+  func connect() throws -> ControlClient {
+    let path = try statedSocket() ?? environment("MACHNET_SOCKET") ?? defaultControlSocket
+    do throws(SystemError) {
+      return try ControlClient(path: path)
+    } catch {
+      let advice =
+        switch error.code {
+        case ENOENT, ECONNREFUSED: "; is machnetd running? --socket or --config name another one"
+        case EACCES: "; ask for membership of the group in its config (control.group)"
+        default: ""
+        }
+      complain("machnet: cannot \(error)\(advice)")
+      throw ExitCode.failure
+    }
+  }
+}
+
+func environment(_ name: String) -> String? {
+  unsafe getenv(name).map { unsafe String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }
+}
+
+func complain(_ message: String) {
+  var text = message + "\n"
+  text.withUTF8 { bytes in _ = unsafe write(STDERR_FILENO, bytes.baseAddress, bytes.count) }
+}

@@ -65,6 +65,8 @@ struct Daemon: ParsableCommand {
     if unsafe mnc_raise_descriptor_limit(&files) < 0 || files < UInt64(config.channel.maximumEndpoints) {
       log.warning("only \(files) file descriptors are allowed; sockets beyond that stay on the kernel (ulimit -Hn)")
     }
+    // Who reads our log may go away.
+    _ = signal(SIGPIPE, SIG_IGN)
     // Before there are other threads, so that none of them takes the signals.
     let signals = try ControlServer.blockSignals()
     let machine = Machine.current
@@ -79,7 +81,8 @@ struct Daemon: ParsableCommand {
     log.info("machnetd ready")
     if let manager = unsafe getenv("NOTIFY_SOCKET") { _ = unsafe mnc_notify(manager, "READY=1") }
     let outcome = Result { try server.run() }
-    engines.stop()
+    // The engines work in memory that server and directory own.
+    withExtendedLifetime((server, directory)) { engines.stop() }
     try outcome.get()
     log.info("machnetd has stopped")
   }

@@ -1,4 +1,6 @@
+import CLinux
 import CMachnetABI
+import Glibc
 import MachnetControl
 import MachnetEngine
 
@@ -11,7 +13,7 @@ final class Engines {
   init(_ config: Config, _ directory: DirectoryMemory, yields: Bool) throws(SystemError) {
     cpus = config.engine.cpus.isEmpty ? [nil] : config.engine.cpus.map { $0 }
     guard config.interfaces.isEmpty else {
-      throw SystemError(38, "serve interfaces in this build")
+      throw SystemError(ENOSYS, "serve interfaces in this build")
     }
     var controls: [EngineControl] = []
     for index in cpus.indices {
@@ -21,7 +23,7 @@ final class Engines {
       options.separateHosts = config.engine.separateHosts
       options.sharesCore = yields
       guard let control = EngineControl(options: options) else {
-        throw SystemError(12, "reserve the memory of engine \(index)")
+        throw SystemError(ENOMEM, "reserve the memory of engine \(index)")
       }
       controls.append(control)
     }
@@ -34,8 +36,20 @@ final class Engines {
         var engine = Engine<NoPackets>(control: control)
         engine.run()
       }
-      guard let thread else { throw SystemError(11, "start the thread of engine \(control.options.index)") }
+      guard let thread else { throw SystemError(EAGAIN, "start the thread of engine \(control.options.index)") }
       threads.append(thread)
+    }
+    for control in controls { try awaitFirstIteration(of: control) }
+  }
+
+  /// An engine reserves its memory on its own thread; only then does it take orders.
+  private func awaitFirstIteration(of control: EngineControl) throws(SystemError) {
+    let limit = mn_linux_monotonic() + 10_000_000_000
+    while control.counters()[.iterations] == 0 {
+      guard mn_linux_monotonic() < limit else {
+        throw SystemError(ETIMEDOUT, "start engine \(control.options.index) within 10 seconds")
+      }
+      mn_linux_sleep(100_000)
     }
   }
 

@@ -243,6 +243,14 @@ import Testing
       let second = try socket(first.port, sharing: true)
       #expect(try application.open(second).header.status == 0)
       #expect(try daemon.status().sockets.map(\.local) == Array(repeating: "203.0.113.4:\(first.port)", count: 2))
+      // The kernel has its port back as soon as a program closes its socket; the daemon waits for the close.
+      let port = first.port
+      first.finish()
+      second.finish()
+      let late = try socket(port, sharing: false)
+      #expect(try application.open(late).header.status == EADDRINUSE)
+      for endpoint in try daemon.status().sockets { try application.close(UInt32(endpoint.endpoint)) }
+      #expect(try application.open(late).header.status == 0)
       // An address that is nobody's here.
       let foreign = TestSocket()
       try foreign.set(Int32(IPPROTO_IP), 15)
@@ -284,6 +292,17 @@ import Testing
       #expect(try daemon.status().sockets.count == 1)
       #expect(!daemon.directory.directory.hasLocal(mn_local_key(1, 0, 5353)))
     }
+  }
+}
+
+/// Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014.
+struct SplitMix: RandomNumberGenerator {
+  var state: UInt64
+  mutating func next() -> UInt64 {
+    state &+= 0x9e37_79b9_7f4a_7c15
+    var z = (state ^ state >> 30) &* 0xbf58_476d_1ce4_e5b9
+    z = (z ^ z >> 27) &* 0x94d0_49bb_1331_11eb
+    return z ^ z >> 31
   }
 }
 
@@ -371,6 +390,41 @@ private func enterNewNetworkNamespace() -> Bool {
     }
   }
 
+  /// Requests that are right but for some bytes, in any order, on connections that come and go.
+  @Test func aThousandMutilatedRequestsHarmNobody() throws {
+    let seed = ProcessInfo.processInfo.environment["SEED"].flatMap(UInt64.init) ?? UInt64.random(in: 0...UInt64.max)
+    print("SEED=\(seed)")
+    var random = SplitMix(state: seed)
+    try withDaemon { daemon in
+      let honest = try TestApplication(daemon, program: "honest")
+      let socket = TestSocket()
+      let port = try socket.bind()
+      #expect(try honest.open(socket).header.status == 0)
+      var liar = try daemon.client()
+      for _ in 0..<1000 {
+        var request = liar.request(Int.random(in: MN_REQUEST_HELLO...MN_REQUEST_RELOAD, using: &random))
+        request.channel = UInt32.random(in: 0...3, using: &random)
+        request.endpoint = UInt32.random(in: 0...3, using: &random)
+        if Bool.random(using: &random) {
+          unsafe withUnsafeMutableBytes(of: &request) { bytes in
+            for _ in 0..<Int.random(in: 1...8, using: &random) {
+              unsafe bytes[Int.random(in: 0..<bytes.count, using: &random)] = UInt8.random(in: 0...255, using: &random)
+            }
+          }
+        }
+        let descriptors = Array(repeating: socket.descriptor, count: Int.random(in: 0...2, using: &random))
+        let isAlive = (try? liar.send(request, descriptors: descriptors)) != nil
+        // A close has no answer; the next answer is awaited instead.
+        if !isAlive || request.kind != UInt16(MN_REQUEST_CLOSE) && (try? liar.receive()) == nil {
+          liar = try daemon.client()
+        }
+      }
+      let report = try daemon.status()
+      #expect(report.sockets.filter { $0.program == "honest" }.map(\.local) == ["127.0.0.1:\(port)"])
+      #expect(report.daemon.disconnectedLiars > 0)
+    }
+  }
+
   @Test func surplusDescriptorsAreClosedAndALie() throws {
     try withDaemon { daemon in
       let client = try daemon.client()
@@ -411,7 +465,7 @@ private func enterNewNetworkNamespace() -> Bool {
       let socket = TestSocket()
       try socket.bind()
       let reply = try application.open(socket)
-      daemon.reportDamage(application.channel)
+      application.publishNonsense(reply.header.endpoint)
       #expect(try application.client.receive() == nil)
       #expect(application.block(reply.header.endpoint).state == 2)
       #expect(application.header.damaged == 1)
@@ -434,6 +488,28 @@ private func enterNewNetworkNamespace() -> Bool {
       application = nil
       #expect(try daemon.eventually { $0.daemon.endpoints == 0 && $0.daemon.channels == 0 })
       for socket in sockets { #expect(!daemon.directory.directory.hasLocal(mn_local_key(0, 0, socket.port))) }
+    }
+  }
+
+  @Test func everythingOfAKilledProcessIsReclaimed() throws {
+    try withDaemon { daemon in
+      var application: TestApplication? = try TestApplication(daemon)
+      let socket = TestSocket()
+      try socket.bind()
+      #expect(try application?.open(socket).header.status == 0)
+      // The connection's last holder is another process, and that one is killed.
+      let process = Process()
+      process.executableURL = URL(fileURLWithPath: "/bin/sleep")
+      process.arguments = ["1000"]
+      process.standardInput = FileHandle(fileDescriptor: application!.client.socket.number, closeOnDealloc: false)
+      try process.run()
+      application = nil
+      #expect(try daemon.status().daemon.endpoints == 1)
+      #expect(kill(process.processIdentifier, SIGKILL) == 0)
+      #expect(try daemon.eventually { $0.daemon.endpoints == 0 && $0.daemon.channels == 0 && $0.daemon.departing == 0 })
+      process.waitUntilExit()
+      let after = try TestApplication(daemon)
+      #expect(try after.open(socket).header.status == 0)
     }
   }
 

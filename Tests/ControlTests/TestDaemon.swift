@@ -3,13 +3,13 @@ import CMachnetABI
 import Foundation
 import Logging
 import MachnetChannel
+import MachnetEngine
 import Synchronization
 import Testing
 
 @testable import MachnetControl
-@testable import MachnetEngine
 
-/// A control server in this process, with engines that carry out orders and do nothing else.
+/// A control server in this process, with engines on threads of their own.
 final class TestDaemon: @unchecked Sendable {
   let config: Config
   let directory: DirectoryMemory
@@ -17,8 +17,9 @@ final class TestDaemon: @unchecked Sendable {
   let server: ControlServer
   /// What the next reload finds.
   let nextConfig: Box<Result<Config, ConfigFailure>>
-  private let done = DispatchGroup()
-  /// While set, the engines leave their orders alone.
+  private let serverDone = DispatchGroup()
+  private let enginesDone = DispatchGroup()
+  /// While set, the engines stand still.
   let enginesAreStuck = Atomic(false)
 
   init(engines count: Int = 1, interfaces: [mn_interface] = [], change: (inout Config) -> Void = { _ in }) throws {
@@ -40,47 +41,38 @@ final class TestDaemon: @unchecked Sendable {
     server = try ControlServer(
       config: config, directory: directory, engines: engines, log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() },
       reread: { try nextConfig.value.get() })
-    for engine in engines { spawn { self.carryOutOrders(of: engine) } }
-    spawn { try? self.server.run() }
+    for engine in engines { spawn(in: enginesDone) { self.run(engine) } }
+    while engines.contains(where: { $0.counters()[.iterations] == 0 }) { sched_yield() }
+    spawn(in: serverDone) { try? self.server.run() }
   }
 
-  private func spawn(_ body: @escaping @Sendable () -> Void) {
-    done.enter()
+  private func spawn(in group: DispatchGroup, _ body: @escaping @Sendable () -> Void) {
+    group.enter()
     Thread {
       body()
-      self.done.leave()
+      group.leave()
     }.start()
   }
 
-  private func carryOutOrders(of engine: EngineControl) {
-    while engine.mailbox.load(Mailbox.stop) == 0 {
-      if !enginesAreStuck.load(ordering: .relaxed) {
-        engine.mailbox.store(Mailbox.commandHead, engine.mailbox.load(Mailbox.commandTail))
-      }
-      mn_linux_sleep(50_000)
+  private func run(_ control: EngineControl) {
+    var engine = Engine<NoPackets>(control: control)
+    while !engine.isStopped {
+      if enginesAreStuck.load(ordering: .relaxed) || !engine.iterate() { mn_linux_sleep(20_000) }
     }
-  }
-
-  /// Says of a channel what an engine says of one that it found a lie in.
-  func reportDamage(_ channel: UInt32) {
-    let mailbox = engines[0].mailbox
-    let tail = mailbox.load(Mailbox.faultTail)
-    mailbox.store(Mailbox.faults + Int(tail % UInt64(EngineLimits.faults)) * 8, UInt64(channel))
-    mailbox.store(Mailbox.faultTail, tail + 1)
-    mn_linux_eventfd_signal(engines[0].faultDescriptor)
   }
 
   /// Ends the server and the engines and waits for their threads.
   func stop() {
     enginesAreStuck.store(false, ordering: .relaxed)
     server.stop()
+    serverDone.wait()
     for engine in engines { engine.stop() }
-    done.wait()
+    enginesDone.wait()
   }
 
   func client() throws -> ControlClient { try ControlClient(path: config.control.socket) }
 
-  /// The report as a client gets it: after every message that was sent before.
+  /// The report as a client gets it.
   func status() throws -> StatusReport {
     let client = try client()
     let reply = try client.call(client.request(MN_REQUEST_STATUS))
@@ -123,19 +115,25 @@ final class Box<Value: Sendable>: Sendable {
 let scratch: String = {
   let path = NSTemporaryDirectory() + "machnet-control-tests-\(getpid())"
   try! FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+  atexit { try? FileManager.default.removeItem(atPath: scratch) }
   return path
 }()
 
 /// A UDP socket as an application would have it.
-final class TestSocket: Sendable {
-  let descriptor: Int32
+final class TestSocket: @unchecked Sendable {
+  private(set) var descriptor: Int32
 
   init(family: Int32 = AF_INET, type: Int32 = Int32(SOCK_DGRAM.rawValue), proto: Int32 = 0) {
     descriptor = socket(family, type, proto)
     precondition(descriptor >= 0)
   }
 
-  deinit { close(descriptor) }
+  deinit { finish() }
+
+  func finish() {
+    if descriptor >= 0 { close(descriptor) }
+    descriptor = -1
+  }
 
   /// - Returns: the port.
   @discardableResult
@@ -222,6 +220,14 @@ final class TestApplication {
 
   func block(_ index: UInt32) -> mn_endpoint { unsafe (base + Int(mn_endpoint_offset(index))).load(as: mn_endpoint.self) }
 
+  /// A TX tail that no ring can have, and the bit that has the engine look at it.
+  func publishNonsense(_ index: UInt32) {
+    let rings = mn_rings_offset(
+      index, header.endpoint_capacity, header.engine_count, header.tx_capacity, header.rx_capacity)
+    unsafe mn_store_release_u64(base + Int(rings), 3)
+    _ = unsafe mn_fetch_or_u64(base + Int(MN_CHANNEL_READY) + Int(index / 64) * 8, 1 << UInt64(index % 64))
+  }
+
   func open(_ socket: TestSocket, change: (inout mn_request) -> Void = { _ in }) throws -> ControlClient.Reply {
     var request = client.request(MN_REQUEST_OPEN)
     request.channel = channel
@@ -229,11 +235,13 @@ final class TestApplication {
     return try client.call(request, descriptors: [socket.descriptor])
   }
 
+  /// Returns when the daemon has carried it out: a close has no reply, but requests of a connection keep their order.
   func close(_ endpoint: UInt32) throws {
     var request = client.request(MN_REQUEST_CLOSE)
     request.channel = channel
     request.endpoint = endpoint
     request.token = header.token
     try client.send(request)
+    _ = try client.call(client.request(MN_REQUEST_STATUS))
   }
 }

@@ -5,6 +5,8 @@ import Testing
 enum Topology: String, CaseIterable, CustomTestStringConvertible {
   /// Loopback without Machnet: shows that a test and its harness are right.
   case kernel
+  /// The same under the preload, and no daemon: nothing may differ.
+  case absent
   /// One daemon, both programs on it, on loopback addresses.
   case local
   /// Two daemons joined by memif.
@@ -20,7 +22,8 @@ enum Topology: String, CaseIterable, CustomTestStringConvertible {
     let chosen = ProcessInfo.processInfo.environment["MACHNET_TOPOLOGIES"]?.split(separator: ",").map(String.init)
     return allCases.filter { (chosen?.contains($0.rawValue) ?? true) && (!$0.needsRoot || isRoot) }
   }()
-  static let offloading = available.filter { $0 != .kernel }
+  /// Those in which the programs can have a TCP connection, too: a pair's goes over a veth.
+  static let besideTCP = available.filter { $0 != .pair || isRoot }
 }
 
 let isRoot = geteuid() == 0
@@ -65,14 +68,14 @@ final class Daemon {
   func run(_ command: [String]) -> [String] { [product("machnet"), "run", "--config", config.path, "--"] + command }
 
   private func askStatus(in bench: Bench) throws -> Program.Result {
-    let status = try bench.start("status", [product("machnet"), "status", "--config", config.path, "--json"])
-    return try status.wait(seconds: 10)
+    let words = [product("machnet"), "status", "--config", config.path, "--json"]
+    return try Program("status", words, in: bench.directory).wait(seconds: 10)
   }
 
   func status(in bench: Bench) throws -> Status {
     let result = try askStatus(in: bench)
     guard result.status == 0 else { throw Failure("machnet status: \(result.errors)\n\(program.story)") }
-    return try JSONDecoder().decode(Status.self, from: Data(result.output.utf8))
+    return try Status(json: result.output)
   }
 }
 
@@ -121,7 +124,7 @@ final class Bench {
       "{ name: net0, address: \(address)/24, device: { vdev: \"\(device)\" }, queues: 1 }"
     }
     switch topology {
-    case .kernel: break
+    case .kernel, .absent: break
     case .local:
       serverDaemon = try Daemon("local", flows: flows, in: self)
       clientDaemon = serverDaemon
@@ -203,7 +206,6 @@ final class Bench {
   @discardableResult
   func command(_ words: [String], seconds: Double = 20) throws -> String {
     let program = try Program(words[0], words, in: directory)
-    defer { program.closeInput() }
     let result = try program.wait(seconds: seconds)
     guard result.status == 0 else { throw Failure(program.story) }
     return result.output
@@ -212,6 +214,11 @@ final class Bench {
   func start(_ name: String, _ words: [String], in namespace: String? = nil, environment: [String: String] = [:]) throws
     -> Program
   {
+    var environment = environment
+    if topology == .absent, environment["LD_PRELOAD"] == nil {
+      environment["LD_PRELOAD"] = product("libmachnet-preload.so")
+      environment["MACHNET_SOCKET"] = directory.appending(path: "none").path
+    }
     let inside = namespace.map { ["ip", "netns", "exec", $0] } ?? []
     let program = try Program(name, inside + words, in: directory, environment: environment)
     programs.append(program)

@@ -43,14 +43,17 @@ final class Program {
     process.environment = ProcessInfo.processInfo.environment.merging(environment) { $1 }
     process.standardInput = input
     for file in [outputFile, errorFile] { try Data().write(to: file) }
-    process.standardOutput = try FileHandle(forWritingTo: outputFile)
-    process.standardError = try FileHandle(forWritingTo: errorFile)
+    let files = try [outputFile, errorFile].map(FileHandle.init(forWritingTo:))
+    process.standardOutput = files[0]
+    process.standardError = files[1]
     // A child inherits the mask of the thread that spawns it, and pool threads block most signals.
     var none = sigset_t(), mine = sigset_t()
     unsafe sigemptyset(&none)
     unsafe pthread_sigmask(SIG_SETMASK, &none, &mine)
     defer { unsafe pthread_sigmask(SIG_SETMASK, &mine, nil) }
     try process.run()
+    // The child has its own.
+    for file in files + [input.fileHandleForReading] { try file.close() }
   }
 
   /// setpriv, ip, taskset and `machnet run` all exec: this is the program itself.
@@ -78,6 +81,7 @@ final class Program {
       end()
       throw Failure("\(error)\n\(story)")
     }
+    closeInput()
     let status = process.terminationReason == .exit ? process.terminationStatus : -process.terminationStatus
     return Result(status: status, output: output, errors: errors)
   }

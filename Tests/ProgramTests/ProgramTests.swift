@@ -82,7 +82,7 @@ extension OneAtATime {
   }
 
   @Suite(.serialized) struct Servers {
-    @Test("iperf3 -u", arguments: Topology.available)
+    @Test("iperf3 -u", arguments: Topology.besideTCP)
     func iperf3(_ topology: Topology) throws {
       try withBench(topology, besideTCP: true) { bench in
         let port = Bench.freshPort()

@@ -251,6 +251,21 @@ def case_epoll_level():
     say(attempt(e.unregister, b), attempt(e.modify, b, select.EPOLLIN))
 
 
+def case_epoll_reports_once():
+    """A socket that is ready stands in one event, however the call learnt of it."""
+    a, b, c = udp(), udp(), udp()
+    e = select.epoll()
+    e.register(b, select.EPOLLIN)
+    e.register(c, select.EPOLLIN)
+    for pause in (0, 0.03):
+        for target in (b, c, b, c):
+            t = threading.Timer(pause, lambda: a.sendto(b"x", target.getsockname()))
+            t.start()
+            say([(role_of(fd, b=b, c=c), bits) for fd, bits in e.poll(5)])
+            t.join()
+            target.recv(10)
+
+
 def case_epoll_edge():
     a, b = pair()
     e = select.epoll()

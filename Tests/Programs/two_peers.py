@@ -21,5 +21,5 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
                     break
             else:
                 sys.exit(f"no echo of {number} from {peer}")
-print(f"ok {count}", flush=True)
-sys.stdin.read()  # stays, so that its socket can be looked at
+    print(f"ok {count}", flush=True)
+    sys.stdin.read()  # stays, so that its socket can be looked at

@@ -10,7 +10,12 @@
 // ---------------------------------------------------------------------------------------------- memory
 
 /// A memfd of `size` bytes that may be sealed; close-on-exec. Returns the descriptor.
-int mnc_memfd(const char *name, uint64_t size);
+///
+/// With `huge`, of huge pages of the default size, of which `size` must be a multiple; mapping it reserves them all.
+int mnc_memfd(const char *name, uint64_t size, bool huge);
+
+/// Bytes of a huge page of the default size, and how many of them nobody has reserved; 0 where there are none.
+uint64_t mnc_huge_page_size(uint64_t *available);
 
 /// Neither shrinks nor grows any more, and the seals are final.
 int mnc_seal_size(int fd);
