@@ -116,6 +116,11 @@ let package = Package(
       ], swiftSettings: strict),
     // Real programs, run as a user runs them; needs the built products, not the modules.
     .testTarget(name: "ProgramTests", swiftSettings: strict),
+    .testTarget(name: "WireTests", dependencies: ["MachnetWire"], swiftSettings: tests),
+    .testTarget(
+      name: "DPDKTests",
+      dependencies: ["CMachnetABI", "CLinux", "MachnetChannel", "MachnetDPDK", "MachnetEngine"],
+      swiftSettings: tests + [.unsafeFlags(dpdkSwiftFlags)]),
     .testTarget(
       name: "EngineTests", dependencies: ["CMachnetABI", "CLinux", "MachnetChannel", "MachnetEngine", "MachnetWire"],
       swiftSettings: tests),
