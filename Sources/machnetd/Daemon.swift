@@ -71,7 +71,8 @@ struct Daemon: ParsableCommand {
     let signals = try ControlServer.blockSignals()
     let machine = Machine.current
     let directory = try DirectoryMemory(config: config, processors: machine.processors.count)
-    let engines = try Engines(config, directory, yields: config.waiting.yields(processors: machine.processors.count))
+    let engines = try Engines(
+      config, directory, sharesCores: config.waiting.yields(processors: machine.processors.count))
     let file = self.config
     let server = try ControlServer(
       config: config, directory: directory, engines: engines.controls, log: log, signals: signals,
