@@ -4,9 +4,9 @@ import Testing
 /// Runs `body` over a copy of `data` of exactly its size.
 func withBytes<R>(_ data: [UInt8], _ body: (Bytes) -> R) -> R {
   let memory = UnsafeMutableRawPointer.allocate(byteCount: max(1, data.count), alignment: 1)
-  defer { unsafe memory.deallocate() }
-  unsafe UnsafeMutableRawBufferPointer(start: memory, count: data.count).copyBytes(from: data)
-  return unsafe body(Bytes(unsafe: memory, count: data.count))
+  defer { memory.deallocate() }
+  data.withUnsafeBytes { if $0.count > 0 { memory.copyMemory(from: $0.baseAddress!, byteCount: $0.count) } }
+  return body(Bytes(unsafe: memory, count: data.count))
 }
 
 /// Writes into a buffer of `count` bytes and returns it.
