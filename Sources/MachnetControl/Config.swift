@@ -18,6 +18,8 @@ public struct Config: Sendable, Equatable {
     public var prefix: IPv4Prefix
     public var gateway: IPv4Address?
     public var device: Device
+    /// Bytes of the IP layer; nil: what the device has.
+    public var mtu: Int?
     /// Engines that serve the interface, 1...16.
     public var queues = 1
 

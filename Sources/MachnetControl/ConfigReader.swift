@@ -71,7 +71,7 @@ struct ConfigReader {
 
   private mutating func interface(_ node: Node) -> Config.Interface? {
     let fields = mapping(
-      node, "an interface", keys: ["name", "address", "gateway", "device", "queues"],
+      node, "an interface", keys: ["name", "address", "gateway", "device", "mtu", "queues"],
       required: ["name", "address", "device"])
     let name = text(fields["name"], "a name of 1 to 32 letters, digits, '.', '_' or '-'") {
       $0.count <= 32 && $0.utf8.allSatisfy { isWord($0) || $0 == 46 } && !$0.isEmpty ? $0 : nil
@@ -87,9 +87,11 @@ struct ConfigReader {
       }
     }
     let device = device(fields["device"])
+    // RFC 791: every host takes 576 bytes, and the length field has 16 bits.
+    let mtu = integer(fields["mtu"], 576...65535, "bytes")
     let queues = integer(fields["queues"], 1...Int(MN_ENGINES_MAX), "queues") ?? 1
     guard let name, let prefix, let device else { return nil }
-    return Config.Interface(name: name, prefix: prefix, gateway: gateway, device: device, queues: queues)
+    return Config.Interface(name: name, prefix: prefix, gateway: gateway, device: device, mtu: mtu, queues: queues)
   }
 
   private mutating func device(_ node: Node?) -> Config.Interface.Device? {

@@ -33,6 +33,7 @@ public final class ControlServer: @unchecked Sendable {
   private let stopping: Descriptor
   private let signals: Descriptor?
   private let socket: ControlSocket
+  private let listener: Descriptor
   /// Closed for a moment when descriptors run out, so that a connection can be taken and dropped.
   private var reserve: Descriptor?
 
@@ -46,10 +47,11 @@ public final class ControlServer: @unchecked Sendable {
   }
 
   /// - Parameters:
+  ///   - socket: the claim on the path; clients can connect from now on, and are served by `run`.
   ///   - engines: as many as the config says, by index.
   ///   - signals: of `blockSignals`: SIGHUP reloads, SIGTERM and SIGINT stop; -1: none. Closed at the end.
   public init(
-    config: Config, directory: DirectoryMemory, engines: [EngineControl], log: Logger,
+    config: Config, socket: ControlSocket, directory: DirectoryMemory, engines: [EngineControl], log: Logger,
     signals: Int32 = -1, reread: @escaping @Sendable () throws -> Config
   ) throws(SystemError) {
     precondition(engines.count == config.engine.count)
@@ -65,8 +67,9 @@ public final class ControlServer: @unchecked Sendable {
     stopping = try Descriptor(mn_linux_eventfd(), "make an eventfd")
     self.signals = signals >= 0 ? try Descriptor(signals, "watch signals") : nil
     reserve = try? Descriptor(mn_linux_eventfd(), "make an eventfd")
-    socket = try ControlSocket(config.control)
-    try watch(socket.listener.number, Name.listener)
+    self.socket = socket
+    listener = try socket.listen()
+    try watch(listener.number, Name.listener)
     try watch(stopping.number, Name.stop)
     if signals >= 0 { try watch(signals, Name.signals) }
     for (index, engine) in engines.enumerated() {
@@ -139,14 +142,14 @@ public final class ControlServer: @unchecked Sendable {
 
   private func acceptConnection() {
     var peer = mnc_peer()
-    let number = unsafe mnc_accept(socket.listener.number, &peer)
+    let number = unsafe mnc_accept(listener.number, &peer)
     if number == -EMFILE || number == -ENFILE {
       counters.refusedConnections += 1
       if isWorthALine(counters.refusedConnections) {
         log.warning("out of file descriptors: a connection is refused; raise the daemon's RLIMIT_NOFILE")
       }
       reserve = nil
-      let dropped = unsafe mnc_accept(socket.listener.number, &peer)
+      let dropped = unsafe mnc_accept(listener.number, &peer)
       if dropped >= 0 { mn_linux_close(dropped) }
       reserve = try? Descriptor(mn_linux_eventfd(), "make an eventfd")
     }

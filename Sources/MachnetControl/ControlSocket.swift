@@ -1,36 +1,41 @@
 import CLinux
 import Glibc
 
-/// The daemon's listening socket, and its claim on the path.
+/// The daemon's claim on the path of its control socket, and then the listening socket.
 ///
 /// The claim is a lock on `PATH.lock`, which the kernel drops with the process: a connect test alone could let two
-/// daemons that start together each take the other's socket for a stale one.
-final class ControlSocket {
-  let listener: Descriptor
+/// daemons that start together each take the other's socket for a stale one. It is to be made before anything else that
+/// a daemon has only once, so that the second one fails here and touches nothing of the first.
+public final class ControlSocket {
   private let path: String
+  private let mode: UInt32
+  private let gid: UInt32
   private let lock: Descriptor
-  private let inode: UInt64
+  private var inode: UInt64?
 
-  init(_ config: Config.Control) throws(SystemError) {
+  /// Claims the path.
+  ///
+  /// - Throws: EADDRINUSE where a daemon serves it, EEXIST where it is no socket, ENOENT for an unknown group.
+  public init(_ config: Config.Control) throws(SystemError) {
     path = config.socket
+    mode = config.mode
     var gid = UInt32.max
     if let group = config.group {
       gid = UInt32(
         try unsafe check(mnc_group_id(group), "find the group '\(group)' (make it with groupadd, or change control.group)"))
     }
+    self.gid = gid
     if let slash = path.lastIndex(of: "/"), slash != path.startIndex {
       // One level, as /run/machnet after a boot; an error shows in the next call.
       _ = unsafe mkdir(String(path[..<slash]), 0o755)
     }
-    lock = try unsafe Descriptor(
-      kernelResult(open(path + ".lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o600)),
-      "open \(path).lock (is its directory there and writable?)")
+    let number = unsafe open(path + ".lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o600)
+    lock = try Descriptor(
+      number < 0 ? -errno : number, "open \(path).lock (is its directory there and writable? see control.socket)")
     guard flock(lock.number, LOCK_EX | LOCK_NB) == 0 else {
       throw SystemError(EADDRINUSE, "serve \(path), because another machnetd does (stop it or choose another control.socket)")
     }
     try Self.clear(path)
-    listener = try unsafe Descriptor(mnc_listen(path, config.mode, gid), "listen at \(path)")
-    inode = Self.inode(of: path) ?? 0
   }
 
   /// Removes what a dead daemon left; refuses what is alive, or no socket.
@@ -51,6 +56,13 @@ final class ControlSocket {
     unsafe unlink(path)
   }
 
+  /// From here on clients can connect.
+  func listen() throws(SystemError) -> Descriptor {
+    let listener = try unsafe Descriptor(mnc_listen(path, mode, gid), "listen at \(path)")
+    inode = Self.inode(of: path)
+    return listener
+  }
+
   private static func inode(of path: String) -> UInt64? {
     var status = stat()
     return unsafe lstat(path, &status) == 0 ? UInt64(status.st_ino) : nil
@@ -58,8 +70,6 @@ final class ControlSocket {
 
   /// Takes the path away, unless it is somebody else's by now.
   func remove() {
-    if Self.inode(of: path) == inode { unsafe unlink(path) }
+    if let inode, Self.inode(of: path) == inode { unsafe unlink(path) }
   }
 }
-
-private func kernelResult(_ result: Int32) -> Int32 { result < 0 ? -errno : result }

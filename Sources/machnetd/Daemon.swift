@@ -69,18 +69,22 @@ struct Daemon: ParsableCommand {
     _ = signal(SIGPIPE, SIG_IGN)
     // Before there are other threads, so that none of them takes the signals.
     let signals = try ControlServer.blockSignals()
+    let socket = try ControlSocket(config.control)
     let machine = Machine.current
     let directory = try DirectoryMemory(config: config, processors: machine.processors.count)
-    let engines = try Engines(config, directory, yields: config.waiting.yields(processors: machine.processors.count))
+    let engines = try Engines(
+      config, directory, sharesCores: config.waiting.yields(processors: machine.processors.count))
     let file = self.config
     let server = try ControlServer(
-      config: config, directory: directory, engines: engines.controls, log: log, signals: signals,
+      config: config, socket: socket, directory: directory, engines: engines.controls, log: log, signals: signals,
       reread: { try Config.load(file: file) })
-    try engines.start()
-    log.info("\(summary(config)); control socket \(config.control.socket)")
-    log.info("machnetd ready")
-    if let manager = unsafe getenv("NOTIFY_SOCKET") { _ = unsafe mnc_notify(manager, "READY=1") }
-    let outcome = Result { try server.run() }
+    let outcome = Result {
+      try engines.start()
+      log.info("\(summary(config)); control socket \(config.control.socket)")
+      log.info("machnetd ready")
+      if let manager = unsafe getenv("NOTIFY_SOCKET") { _ = unsafe mnc_notify(manager, "READY=1") }
+      try server.run()
+    }
     // The engines work in memory that server and directory own.
     withExtendedLifetime((server, directory)) { engines.stop() }
     try outcome.get()

@@ -5,97 +5,141 @@ import MachnetControl
 import MachnetDPDK
 import MachnetEngine
 
-/// All engines of the daemon, their threads, and the ports that they share.
+/// All engines of the daemon, their threads and the ports that they serve.
 final class Engines {
   let controls: [EngineControl]
-  private let cpus: [Int?]
+  /// By interface, in the config's order. Without interfaces DPDK is not even started.
   private let ports: [Port]
-  /// Per engine, in the order of its interfaces.
-  private let queues: [[Queue]]
+  /// The queues of each engine, in the order of its options' interfaces.
+  private let queues: [[Assignment]]
+  private let cpus: [Int?]
   private var threads: [EngineThread] = []
 
-  private struct Queue: Sendable {
+  struct Assignment: Sendable {
     let port: Port
-    let number: Int
+    let queue: Int
   }
 
-  init(_ config: Config, _ directory: DirectoryMemory, yields: Bool) throws(SystemError) {
+  /// Takes the devices and publishes the interfaces in the directory.
+  ///
+  /// - Parameter sharesCores: whether applications are likely to run on the engines' CPUs.
+  init(_ config: Config, _ directory: DirectoryMemory, sharesCores: Bool) throws(SystemError) {
     cpus = config.engine.cpus.isEmpty ? [nil] : config.engine.cpus.map { $0 }
-    ports = try Engines.openPorts(config.interfaces)
-    var queues: [[Queue]] = cpus.map { _ in [] }
-    var interfaces: [[InterfaceOptions]] = cpus.map { _ in [] }
-    // The queues of all interfaces are dealt to the engines in turn.
-    var turn = 0
-    for (interface, port) in zip(config.interfaces, ports) {
-      for number in 0..<port.queues {
-        var options = InterfaceOptions(
-          name: interface.name, address: interface.prefix.address.value, mask: interface.prefix.mask,
-          gateway: interface.gateway?.value ?? 0, mtu: port.mtu, mac: port.mac)
-        options.queue = number
-        interfaces[turn].append(options)
-        queues[turn].append(Queue(port: port, number: number))
-        turn = (turn + 1) % cpus.count
-      }
-    }
-    self.queues = queues
+    ports = try Self.openPorts(config.interfaces)
     directory.install(
       interfaces: zip(config.interfaces, ports).map { interface, port in
         mn_interface(
           address: interface.prefix.address.value, mask: interface.prefix.mask, gateway: interface.gateway?.value ?? 0,
           mtu: UInt32(port.mtu))
       })
+
+    // All queues are dealt to the engines in turn.
+    var queues = [[Assignment]](repeating: [], count: cpus.count)
+    var options = cpus.indices.map { EngineOptions(index: UInt32($0), directory: directory.directory) }
+    var dealt = 0
+    for (interface, port) in zip(config.interfaces, ports) {
+      for queue in 0..<interface.queues {
+        let engine = dealt % cpus.count
+        dealt += 1
+        var description = InterfaceOptions(
+          name: interface.name, address: interface.prefix.address.value, mask: interface.prefix.mask,
+          gateway: interface.gateway?.value ?? 0, mtu: port.mtu, mac: port.mac)
+        description.queue = queue
+        options[engine].interfaces.append(description)
+        queues[engine].append(Assignment(port: port, queue: queue))
+      }
+    }
+    self.queues = queues
+
     var controls: [EngineControl] = []
     for index in cpus.indices {
-      var options = EngineOptions(
-        index: UInt32(index), directory: directory.directory, interfaces: interfaces[index])
-      options.polling = config.engine.polling
-      options.idleMicroseconds = config.engine.idleMicroseconds
-      options.separateHosts = config.engine.separateHosts
-      options.sharesCore = yields
-      guard let control = EngineControl(options: options) else {
+      options[index].polling = config.engine.polling
+      options[index].idleMicroseconds = config.engine.idleMicroseconds
+      options[index].separateHosts = config.engine.separateHosts
+      options[index].sharesCore = sharesCores
+      guard let control = EngineControl(options: options[index]) else {
         throw SystemError(ENOMEM, "reserve the memory of engine \(index)")
       }
       controls.append(control)
     }
     self.controls = controls
+    // Channels belong where the packets are.
+    if let node = ports.first?.node { NUMA.prefer(node: node) }
   }
 
-  /// Starts DPDK if it is needed at all, and takes the devices.
   private static func openPorts(_ interfaces: [Config.Interface]) throws(SystemError) -> [Port] {
-    if interfaces.isEmpty { return [] }
-    let devices = interfaces.map { interface -> Device in
-      switch interface.device {
-      case .pci(let address): .pci(address)
-      case .vdev(let text): .vdev(text)
-      }
-    }
+    guard !interfaces.isEmpty else { return [] }
     var options = EAL.Options()
-    options.pciAddresses = devices.compactMap { if case .pci(let address) = $0 { address } else { nil } }
-    // A queue's packets take 10 MB, its driver some more.
-    options.memoryMegabytes = 64 + 16 * interfaces.reduce(0) { $0 + $1.queues }
-    var ports: [Port] = []
+    for case .pci(let address) in interfaces.map(\.device) { options.pciAddresses.append(address) }
+    // A queue's pool takes some 9 MB at the usual MTU; larger frames take more.
+    options.memoryMegabytes = interfaces.reduce(96) { $0 + $1.queues * (16 + 8 * ($1.mtu ?? 1500) / 2048) }
     do throws(DPDKError) {
       try EAL.start(options)
-      for (interface, device) in zip(interfaces, devices) {
-        var options = Port.Options(device: device)
-        options.queues = interface.queues
-        ports.append(try Port(options))
-      }
     } catch {
-      throw SystemError(error.code, error.doing)
+      throw SystemError(error.code, "\(error.doing) with \(options.memoryMegabytes) MB (are memory and permissions there?)")
+    }
+    var ports: [Port] = []
+    for interface in interfaces {
+      var options = Port.Options(device: device(of: interface))
+      options.queues = interface.queues
+      options.mtu = interface.mtu
+      do throws(DPDKError) {
+        ports.append(try Port(options))
+      } catch {
+        for port in ports { port.close() }
+        throw SystemError(error.code, "\(error.doing) for interface '\(interface.name)' (\(advice(interface.device)))")
+      }
     }
     return ports
   }
 
+  private static func device(of interface: Config.Interface) -> Device {
+    switch interface.device {
+    case .pci(let address): .pci(address)
+    case .vdev(let text): .vdev(text)
+    }
+  }
+
+  private static func advice(_ device: Config.Interface.Device) -> String {
+    switch device {
+    case .pci: "is the device there, and bound to a driver that DPDK can use? dpdk-devbind.py --status says"
+    case .vdev: "are its arguments what the DPDK driver of that name takes, and what they name there?"
+    }
+  }
+
   func start() throws(SystemError) {
     for (index, control) in controls.enumerated() {
-      let cpu = cpus[index]
-      let queues = queues[index]
-      let thread = EngineThread(control: control, cpu: cpu) { Engines.run(control, queues, isPinned: cpu != nil) }
-      guard let thread else { throw SystemError(EAGAIN, "start the thread of engine \(control.options.index)") }
+      let assignments = queues[index]
+      let thread = EngineThread(control: control, cpu: cpus[index]) { [cpu = cpus[index]] in
+        Engines.serve(control, assignments, isPinned: cpu != nil)
+      }
+      guard let thread else { throw SystemError(EAGAIN, "start the thread of engine \(index)") }
       threads.append(thread)
     }
     for control in controls { try awaitFirstIteration(of: control) }
+  }
+
+  /// An engine's life, on its own thread: what it allocates is near its queues.
+  private static func serve(_ control: EngineControl, _ assignments: [Assignment], isPinned: Bool) {
+    guard let first = assignments.first else {
+      var engine = Engine<NoPackets>(control: control)
+      engine.run()
+      return
+    }
+    if let node = first.port.node {
+      if !isPinned { NUMA.run(onNode: node) }
+      NUMA.prefer(node: node)
+    }
+    EAL.adoptThread()
+    serve(control, assignments)
+    EAL.releaseThread()
+  }
+
+  /// Queues and packets are given back when this returns.
+  private static func serve(_ control: EngineControl, _ assignments: [Assignment]) {
+    var engine = Engine<DPDKQueue>(control: control)
+    for assignment in assignments { engine.add(port: DPDKQueue(assignment.port, queue: assignment.queue)) }
+    engine.run()
   }
 
   /// An engine reserves its memory on its own thread; only then does it take orders.
@@ -109,29 +153,11 @@ final class Engines {
     }
   }
 
+  /// Ends the threads, then gives the devices back.
   func stop() {
     for thread in threads { thread.stop() }
     threads = []
-    if ports.isEmpty { return }
     for port in ports { port.close() }
-    EAL.stop()
-  }
-
-  /// An engine's whole life, on its own thread.
-  private static func run(_ control: EngineControl, _ queues: [Queue], isPinned: Bool) {
-    guard let first = queues.first else {
-      var engine = Engine<NoPackets>(control: control)
-      return engine.run()
-    }
-    // What the engine reserves lies where its NIC does; and so does the engine, unless the config places it.
-    if let node = first.port.node {
-      if !isPinned { NUMA.run(onNode: node) }
-      NUMA.prefer(node: node)
-    }
-    EAL.adoptThread()
-    var engine = Engine<DPDKQueue>(control: control)
-    for queue in queues { engine.add(port: DPDKQueue(queue.port, queue: queue.number)) }
-    engine.run()
-    EAL.releaseThread()
+    if !ports.isEmpty { EAL.stop() }
   }
 }

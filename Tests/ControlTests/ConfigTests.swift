@@ -120,6 +120,7 @@ func mistakes(_ yaml: String) -> [String] {
     ("interfaces: [{ name: a, address: 10.0.0.1/24, device: { usb: x } }]", ["m.yaml:1:55: error: expected 'pci' or 'vdev' in a device, found neither", "m.yaml:1:57: error: expected pci or vdev in a device, found 'usb'"]),
     ("interfaces: [{ name: a, address: 10.0.0.1/24, device: { pci: \"00:06.0\", vdev: net_null0 } }]", ["m.yaml:1:55: error: expected 'pci' or 'vdev' in a device, found both"]),
     ("interfaces: [{ name: a, address: 10.0.0.1/24, queues: 17, device: { vdev: net_null0 } }]", ["m.yaml:1:55: error: expected a number of queues from 1 to 16, found '17'"]),
+    ("interfaces: [{ name: a, address: 10.0.0.1/24, mtu: 575, device: { vdev: net_null0 } }]", ["m.yaml:1:52: error: expected a number of bytes from 576 to 65535, found '575'"]),
     (
       """
       interfaces:

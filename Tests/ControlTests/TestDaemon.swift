@@ -30,6 +30,7 @@ final class TestDaemon: @unchecked Sendable {
     config.channel.receiveRing = Int(MN_RING_MIN)
     change(&config)
     self.config = config
+    let socket = try ControlSocket(config.control)
     let directory = try DirectoryMemory(config: config, processors: 2)
     directory.install(interfaces: interfaces)
     self.directory = directory
@@ -39,7 +40,7 @@ final class TestDaemon: @unchecked Sendable {
     let nextConfig = Box(Result<Config, ConfigFailure>.success(config))
     self.nextConfig = nextConfig
     server = try ControlServer(
-      config: config, directory: directory, engines: engines, log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() },
+      config: config, socket: socket, directory: directory, engines: engines, log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() },
       reread: { try nextConfig.value.get() })
     for engine in engines { spawn(in: enginesDone) { self.run(engine) } }
     while engines.contains(where: { $0.counters()[.iterations] == 0 }) { sched_yield() }
