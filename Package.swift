@@ -114,7 +114,7 @@ let package = Package(
         "CMachnetABI", "CLinux", "MachnetChannel", "MachnetControl", "MachnetEngine",
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: strict),
-    .testTarget(name: "WireTests", dependencies: ["MachnetWire"], swiftSettings: tests),
+    .testTarget(name: "WireTests", dependencies: ["MachnetWire"], swiftSettings: strict),
     .testTarget(
       name: "DPDKTests", dependencies: ["MachnetDPDK", "MachnetEngine"],
       swiftSettings: strict + [.unsafeFlags(dpdkSwiftFlags)]),

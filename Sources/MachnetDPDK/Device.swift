@@ -37,13 +37,16 @@ public enum Device: Sendable, Equatable, CustomStringConvertible {
   }
 
   /// Removes the socket that a server left behind when it was killed: the driver would refuse to bind to it.
-  static func removeStaleSocket(_ path: String) {
+  ///
+  /// - Throws: EADDRINUSE where somebody listens.
+  package static func removeStaleSocket(_ path: String) throws(DPDKError) {
     var address = sockaddr_un()
     address.sun_family = sa_family_t(AF_UNIX)
-    let room = MemoryLayout.size(ofValue: address.sun_path)
-    guard path.utf8.count < room else { return }
+    guard path.utf8.count < MemoryLayout.size(ofValue: address.sun_path) else { return }
     unsafe withUnsafeMutableBytes(of: &address.sun_path) { unsafe $0.copyBytes(from: path.utf8) }
-    let probe = socket(AF_UNIX, Int32(SOCK_SEQPACKET.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+    // Of another type than memif's: the kernel then says who is there without anybody being connected to. (DPDK 22.11
+    // aborts a server whose client connects and goes away at once.)
+    let probe = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
     guard probe >= 0 else { return }
     defer { close(probe) }
     let status = unsafe withUnsafePointer(to: &address) {
@@ -51,8 +54,10 @@ public enum Device: Sendable, Equatable, CustomStringConvertible {
         unsafe connect(probe, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
       }
     }
-    // Nobody listens any more. A file that is no socket answers so too: the path is ours by the config, a file is not.
-    guard status < 0 && errno == ECONNREFUSED else { return }
+    guard status < 0 else { return }
+    if errno == EPROTOTYPE { throw DPDKError(EADDRINUSE, "listen on \(path)") }
+    guard errno == ECONNREFUSED else { return }
+    // Nobody has it open. A file that is no socket answers so too, and is left alone.
     var file = stat()
     if unsafe lstat(path, &file) == 0 && file.st_mode & S_IFMT == S_IFSOCK { unsafe unlink(path) }
   }

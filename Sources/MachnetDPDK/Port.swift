@@ -162,7 +162,7 @@ public final class Port: @unchecked Sendable {
     if case .vdev(let text) = device {
       let complete = Device.completed(text)
       if complete.contains("role=server") || complete.contains("role=master"), let path = Device.memifSocket(complete) {
-        Device.removeStaleSocket(path)
+        try Device.removeStaleSocket(path)
       }
       // A name that is in use already would give us the other's port.
       guard unsafe mn_dpdk_port(device.name) < 0 else { throw DPDKError(EEXIST, "make a second \(device.name)") }

@@ -181,6 +181,22 @@ import Testing
     port.close()
   }
 
+  @Test func aLivingServersSocketIsLeftToIt() throws {
+    let directory = try TemporaryDirectory()
+    let (server, client) = try memifPair(directory)
+    defer {
+      client.close()
+      server.close()
+    }
+    let path = "\(directory.path)/memif.sock"
+    // In this process the driver lets servers share a socket; what stands for another process is the socket itself.
+    #expect(throws: DPDKError(EADDRINUSE, "listen on \(path)")) { try Device.removeStaleSocket(path) }
+    var sender = DPDKQueue(client, queue: 0)
+    var receiver = DPDKQueue(server, queue: 0)
+    connect(&sender, &receiver)
+    exchange(&sender, &receiver, count: 3, turn: 0)
+  }
+
   @Test(.enabled(if: geteuid() == 0, "needs root for a packet socket")) func aPacketSocketWakesASleepingEngine() throws {
     // Loopback of this network namespace: one datagram to nobody is traffic of ours.
     let port = try Port(Port.Options(device: .vdev("net_af_packet0,iface=lo")))

@@ -1,12 +1,10 @@
 import MachnetWire
 import Testing
 
-/// Runs `body` over a copy of `data` of exactly its size.
+/// Runs `body` over a copy of `data` behind which nothing can be read.
 func withBytes<R>(_ data: [UInt8], _ body: (Bytes) -> R) -> R {
-  let memory = UnsafeMutableRawPointer.allocate(byteCount: max(1, data.count), alignment: 1)
-  defer { memory.deallocate() }
-  data.withUnsafeBytes { if $0.count > 0 { memory.copyMemory(from: $0.baseAddress!, byteCount: $0.count) } }
-  return body(Bytes(unsafe: memory, count: data.count))
+  let memory = GuardedBytes(data)
+  return body(memory.bytes)
 }
 
 /// Writes into a buffer of `count` bytes and returns it.
@@ -37,8 +35,7 @@ func plainChecksum(_ data: [UInt8]) -> UInt16 {
   }
 
   @Test func `every length agrees with the definition, whole and split at every place`() {
-    var generator = SystemRandomNumberGenerator()
-    let seed = UInt64.random(in: 0...UInt64.max, using: &generator)
+    let seed = seed()
     print("SEED=\(seed)")
     var state = seed
     for length in 0...70 {
