@@ -157,6 +157,8 @@ extension Core {
     let receiver = route.target
     if unsafe deliver(payload, length, envelope, interface: route.interface, to: receiver) {
       endpoints[slot].stalledSince = 0
+      mailbox.count(.localDatagrams)
+      mailbox.count(.localBytes, length)
     } else if isWorthWaiting(for: receiver, from: slot) {
       return .wait
     }
