@@ -5,7 +5,9 @@ import Testing
 enum Topology: String, CaseIterable, CustomTestStringConvertible {
   /// Loopback without Machnet: shows that a test and its harness are right.
   case kernel
-  /// The same under the preload, and no daemon: nothing may differ.
+  /// The same over a veth between two network namespaces.
+  case veth
+  /// Loopback under the preload, and no daemon: nothing may differ.
   case absent
   /// One daemon, both programs on it, on loopback addresses.
   case local
@@ -15,7 +17,7 @@ enum Topology: String, CaseIterable, CustomTestStringConvertible {
   case wireServer, wireClient
 
   var testDescription: String { rawValue }
-  var needsRoot: Bool { self == .wireServer || self == .wireClient }
+  var needsRoot: Bool { [.veth, .wireServer, .wireClient].contains(self) }
 
   /// Those that this user can have; `MACHNET_TOPOLOGIES=kernel,local` chooses among them.
   static let available: [Topology] = {
@@ -104,6 +106,7 @@ final class Bench {
   ///   - flows: the rules of every daemon; by default all that a topology's addresses can match.
   ///   - besideTCP: whether the programs need a TCP connection between them, too; that stays with the kernel.
   init(_ topology: Topology, flows: [String]? = nil, besideTCP: Bool = false) throws {
+    Self.sweep
     self.topology = topology
     // Short: the path of a Unix socket has 107 bytes.
     directory = URL(filePath: "/tmp/\(Self.prefix)\(getpid())-\(UUID().uuidString.prefix(6))")
@@ -125,6 +128,9 @@ final class Bench {
     }
     switch topology {
     case .kernel, .absent: break
+    case .veth:
+      address = Self.serverAddress
+      (serverNamespace, clientNamespace) = try veth(Self.serverAddress, Self.clientAddress)
     case .local:
       serverDaemon = try Daemon("local", flows: flows, in: self)
       clientDaemon = serverDaemon
@@ -171,7 +177,6 @@ final class Bench {
   }
 
   private func veth(_ server: String?, _ client: String?) throws -> (String, String) {
-    Self.sweep
     var ends: [String] = []
     for end in ["a", "b"] {
       let name = "\(Self.prefix)\(getpid())-\(end)"
@@ -188,12 +193,17 @@ final class Bench {
     return (ends[0], ends[1])
   }
 
-  /// Removes, once, what runs that were killed have left.
+  /// Removes, once, what runs that were killed have left: their process id is in every name.
   private static let sweep: Void = {
-    let names = (try? FileManager.default.contentsOfDirectory(atPath: "/run/netns")) ?? []
-    for name in names where name.hasPrefix(prefix) {
-      let owner = name.dropFirst(prefix.count).prefix { $0.isNumber }
-      guard !owner.isEmpty, !FileManager.default.fileExists(atPath: "/proc/\(owner)") else { continue }
+    func left(in directory: String) -> [String] {
+      let names = (try? FileManager.default.contentsOfDirectory(atPath: directory)) ?? []
+      return names.filter { name in
+        let owner = name.dropFirst(prefix.count).prefix { $0.isNumber }
+        return name.hasPrefix(prefix) && !owner.isEmpty && !FileManager.default.fileExists(atPath: "/proc/\(owner)")
+      }
+    }
+    for name in left(in: "/tmp") { try? FileManager.default.removeItem(atPath: "/tmp/\(name)") }
+    for name in left(in: "/run/netns") where isRoot {
       let removal = Process()
       removal.executableURL = URL(filePath: "/usr/bin/env")
       removal.arguments = ["ip", "netns", "del", name]
