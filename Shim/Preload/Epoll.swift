@@ -425,6 +425,7 @@ public func epollWait(
     let events = unsafe events, let directory = unsafe process.pointee.directory
   else { return unsafe mn_real_epoll_wait(epfd, events, capacity, timeout, mask) }
   let epoll = unsafe entry.assumingMemoryBound(to: Epoll.self)
+  Loss.reattach()
   if unsafe epoll.pointee.attached == 0 { return unsafe mn_real_epoll_wait(epfd, events, capacity, timeout, mask) }
 
   var wait = unsafe EpollWait(epoll: epoll, epfd: epfd, events: events, capacity: capacity)
@@ -442,6 +443,8 @@ public func epollWait(
   }
   let saved = mn_get_errno()
   if timeout == 0 {
+    if Wait.landed() { wait.collect() }
+    if wait.count > 0 { return wait.count }
     let reported = unsafe mn_real_epoll_wait(epfd, events, capacity, 0, mask)
     if reported <= 0 { return reported }
     unsafe wait.translate(reported, process)
@@ -473,10 +476,11 @@ public func epollWait(
     }
     // Every watched endpoint is armed, or its eventfd is readable and this returns at once.
     let reported = unsafe withUnsafePointer(to: &old) { old in
-      unsafe mn_real_epoll_wait(epfd, events, capacity, left, mask ?? UnsafeRawPointer(old))
+      unsafe mn_real_epoll_wait(epfd, events, capacity, Loss.limit(left), mask ?? UnsafeRawPointer(old))
     }
     if reported < 0 { return reported }
     unsafe wait.translate(reported, process)
+    Loss.reattach()
     // Only when the kernel had nothing: a socket is reported once per call.
     if wait.count == 0 { wait.collect() }
     if wait.count > 0 || left == 0 {

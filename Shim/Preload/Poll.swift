@@ -7,8 +7,9 @@ import ShimChannel
 private struct PollWait {
   let entries: UnsafeMutablePointer<mn_pollfd>
   let count: Int
-  /// Offloaded sockets in the set.
+  /// Offloaded sockets in the set, and those that may become so.
   var offloaded = 0
+  var undecided = 0
   var ready: Int32 = 0
 
   private func socket(_ index: Int) -> SocketPointer? {
@@ -19,9 +20,19 @@ private struct PollWait {
     return unsafe socket
   }
 
+  /// The kick of a socket that may get an endpoint while we wait; nil for all others.
+  private func kick(_ index: Int) -> Int32? {
+    let fd = unsafe entries[index].descriptor
+    guard fd >= 0, let entry = unsafe mn_table_get(fd), UInt(bitPattern: entry) > 1, let socket = unsafe Socket.from(entry),
+      unsafe socket.pointee.undecided
+    else { return nil }
+    return unsafe Wait.kick(socket)
+  }
+
   /// Fills `returned` of the offloaded sockets from their rings; of all others with 0.
   mutating func look() {
     offloaded = 0
+    undecided = 0
     ready = 0
     for index in 0..<count {
       var returned = 0
@@ -35,6 +46,8 @@ private struct PollWait {
           returned |= wanted & (MN_POLLOUT | MN_POLLWRNORM)
         }
         if unsafe mn_load_relaxed_u32(Socket.word(socket, Int(MN_OFFSET_ENDPOINT_ERROR))) != 0 { returned |= MN_POLLERR }
+      } else if kick(index) != nil {
+        undecided += 1
       }
       unsafe entries[index].returned = Int16(truncatingIfNeeded: returned)
       if returned != 0 { ready += 1 }
@@ -47,7 +60,7 @@ private struct PollWait {
   /// - Parameter left: 0: only a look; negative: for ever; else ns.
   /// - Returns: a negative errno value, or 0 with `ready` brought up to date.
   mutating func askKernel(_ process: ProcessPointer, _ left: Int64, _ mask: UnsafePointer<UInt64>?) -> Int32 {
-    let total = count + offloaded + 1
+    let total = count + offloaded + undecided + 1
     var few: InlineArray<64, mn_pollfd> = .init(repeating: mn_pollfd(descriptor: -1, events: 0, returned: 0))
     if total <= 64 {
       return unsafe withUnsafeMutableBytes(of: &few) {
@@ -67,7 +80,15 @@ private struct PollWait {
     for index in 0..<count {
       unsafe all[index] = entries[index]
       unsafe all[index].returned = 0
-      guard let socket = unsafe socket(index) else { continue }
+      guard let socket = unsafe socket(index) else {
+        // (A socket may become offloaded between two looks; then there is no more room for it than for its kick.)
+        if extra < count + offloaded + undecided, let kick = kick(index) {
+          unsafe all[extra] = mn_pollfd(descriptor: kick, events: Int16(MN_POLLIN), returned: 0)
+          extra += 1
+        }
+        continue
+      }
+      if extra == count + offloaded + undecided { continue }
       // Room is the TX ring's to tell.
       unsafe all[index].events &= ~Int16(MN_POLLOUT | MN_POLLWRNORM)
       let wanted = unsafe entries[index].events
@@ -109,7 +130,8 @@ private struct PollWait {
       return finish(unsafe Wait.sleep(entries, UInt64(count), limit, programMask))
     }
     look()
-    if offloaded == 0 {
+    Loss.reattach()
+    if offloaded + undecided == 0 {
       let result = unsafe Wait.sleep(entries, UInt64(count), limit, programMask)
       if result >= 0 { ready = result }
       return finish(min(result, 0))
@@ -120,7 +142,10 @@ private struct PollWait {
       if turnOfKernel() { return finish(unsafe askKernel(process, 0, programMask)) }
       return ready
     }
-    if limit == 0 { return finish(unsafe askKernel(process, 0, programMask)) }
+    if limit == 0 {
+      if Wait.landed() { look() }
+      return finish(unsafe askKernel(process, 0, programMask))
+    }
 
     var old: UInt64 = 0
     unsafe mn_sys_signals_block(&old)
@@ -128,7 +153,7 @@ private struct PollWait {
     let start = mn_sys_nanoseconds()
     let deadline = limit < 0 ? UInt64.max : start &+ UInt64(limit)
     var spinner = Spinner(directory, start: start, deadline: deadline)
-    while true {
+    while offloaded > 0 {
       let step = spinner.step()
       look()
       if ready > 0 { return ready }
@@ -148,15 +173,12 @@ private struct PollWait {
         look()
         if ready > 0 { return ready }
       }
-      let result = unsafe withUnsafePointer(to: &old) { unsafe askKernel(process, left, programMask ?? $0) }
+      let result = unsafe withUnsafePointer(to: &old) { unsafe askKernel(process, Loss.limit(left), programMask ?? $0) }
       if result < 0 { return finish(result) }
-      let byKernel = ready
-      if byKernel == 0 {
-        look()
-        if ready > 0 || left == 0 { return ready }
-      } else {
-        return ready
-      }
+      if ready > 0 { return ready }
+      Loss.reattach()
+      look()
+      if ready > 0 || left == 0 { return ready }
     }
   }
 

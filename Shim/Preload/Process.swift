@@ -41,6 +41,11 @@ struct Process {
   var channels: UnsafeMutablePointer<Channel>
   var channelCount: Int
   /// Connections inherited by fork, held only so that the daemon keeps the channels alive.
+  /// The sockets that sent last (`Wait.landed`).
+  var senders: InlineArray<4, SocketPointer?>
+  var senderNext: Int
+  /// Sockets that lost their engine and may get a new one.
+  var lostSockets: Int
   var lifelines: InlineArray<8, Int32>
   var lifelineCount: Int
   var sockets: SocketSlab
@@ -68,7 +73,7 @@ public func start() {
     to: Process(
       lock: 0, control: -1, greeting: false, sequence: 0, lastAttempt: 0, directory: nil, epoch: 0, generation: 0,
       mask: ProgramMask(), channels: channels.bindMemory(to: Channel.self, capacity: Int(MN_CHANNELS_PER_PROCESS_MAX)),
-      channelCount: 0, lifelines: .init(repeating: -1), lifelineCount: 0, sockets: SocketSlab(),
+      channelCount: 0, senders: .init(repeating: nil), senderNext: 0, lostSockets: 0, lifelines: .init(repeating: -1), lifelineCount: 0, sockets: SocketSlab(),
       executable: .init(repeating: 0), called: .init(repeating: 0)))
   unsafe withUnsafeMutableBytes(of: &process.pointee.executable) { executable in
     unsafe withUnsafeMutableBytes(of: &process.pointee.called) { called in

@@ -43,6 +43,7 @@ extension Socket {
         unsafe mn_log(2, "socket % stays on the kernel: the daemon says errno %", Int64(fd), Int64(status))
         unsafe socket.pointee.refused = true
         unsafe socket.pointee.refusedGeneration = process.pointee.generation
+      unsafe decide(socket)
         return false
       }
       unsafe adopt(socket, fd, channel, answer.reply, event: Process.hide(answer.take(0)), peer: peer)
@@ -69,6 +70,8 @@ extension Socket {
     unsafe socket.pointee.index = reply.endpoint
     unsafe socket.pointee.home = reply.engine
     unsafe socket.pointee.netns = UInt16(truncatingIfNeeded: reply.netns)
+    // A socket that comes back to a new daemon has had another one.
+    Process.drop(unsafe socket.pointee.event)
     unsafe socket.pointee.event = event
     unsafe socket.pointee.local = Name(mapped: reply.local, port: reply.local_port)
     unsafe socket.pointee.engineLost = false
@@ -80,8 +83,13 @@ extension Socket {
     unsafe readOptions(endpoint, fd, socket.pointee.domain)
     unsafe readPeer(endpoint, fd, socket.pointee.domain, stated: peer)
     unsafe socket.pointee.endpoint = endpoint
-    mn_offloaded_add(1)
+    unsafe socket.pointee.undecided = false
+    unsafe countWatched(socket)
     unsafe Watch.attached(socket)
+    if unsafe socket.pointee.kick >= 0 {
+      var one: UInt64 = 1
+      _ = unsafe mn_sys_write(socket.pointee.kick, &one, 8)
+    }
   }
 
   /// Who the socket is connected to: the kernel's word, or where it could not connect, the program's.
@@ -149,6 +157,7 @@ public func bind(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ address: Unsaf
   if unsafe rules.mayLeadToMachnet(program: process.pointee.mask, localAddress: bound.address, localPort: bound.port) {
     _ = unsafe Socket.attach(socket, fd)
   }
+  unsafe Socket.decide(socket)
   return result
 }
 
@@ -179,6 +188,7 @@ public func connect(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ address: Un
   else {
     let result = unsafe mn_real_connect(fd, address, length)
     if unsafe result == 0 && socket.pointee.isOffloaded { unsafe Socket.reconnect(socket, fd, stated: .none) }
+    if result == 0 { unsafe Socket.decide(socket) }
     return result
   }
 

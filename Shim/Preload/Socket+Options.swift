@@ -157,7 +157,7 @@ public func flagsChanged(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
 @c(mn_hook_fionread)
 public func fionread(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ value: UnsafeMutablePointer<Int32>) -> Int32 {
   if let socket = unsafe Socket.from(entry), unsafe socket.pointee.endpoint != nil,
-    let size = unsafe Socket.nextSize(socket)
+    let size = unsafe Socket.nextSize(socket) ?? (Wait.landed() ? Socket.nextSize(socket) : nil)
   {
     unsafe value.pointee = Int32(size)
     return 0

@@ -41,7 +41,12 @@ extension Socket {
   /// - Parameter mayWait: false makes a blocking socket answer EAGAIN (the later datagrams of recvmmsg).
   /// - Returns: as recvmsg(2), errno set on -1.
   static func receive(_ socket: SocketPointer, _ call: ReceiveCall, mayWait: Bool = true) -> Int {
-    guard unsafe socket.pointee.endpoint != nil, call.flags & Int32(MN_MSG_ERRQUEUE) == 0 else { return call.onShadow() }
+    guard call.flags & Int32(MN_MSG_ERRQUEUE) == 0 else { return call.onShadow() }
+    if unsafe socket.pointee.endpoint == nil {
+      guard unsafe socket.pointee.undecided else { return call.onShadow() }
+      if let result = unsafe receiveUndecided(socket, call, mayWait) { return result }
+    }
+    if unsafe socket.pointee.engineLost { Loss.reattach() }
     if unsafe mn_load_relaxed_u32(word(socket, Int(MN_OFFSET_ENDPOINT_ERROR))) != 0 {
       let error = unsafe mn_exchange_u32(word(socket, Int(MN_OFFSET_ENDPOINT_ERROR)), 0)
       if error != 0 {
@@ -67,6 +72,7 @@ extension Socket {
       }
       if let size = unsafe take(socket, call) { return size }
       if unsafe !mayWait || isNonblocking(socket, call.flags) {
+        if Wait.landed(), let size = unsafe take(socket, call) { return size }
         unsafe Wait.settle(socket)
         mn_set_errno(Int32(MN_EAGAIN))
         return -1
@@ -82,6 +88,33 @@ extension Socket {
           mn_set_errno(Int32(truncatingIfNeeded: error))
           return -1
         }
+      case .timedOut:
+        mn_set_errno(Int32(MN_EAGAIN))
+        return -1
+      case .interrupted:
+        mn_set_errno(Int32(MN_EINTR))
+        return -1
+      }
+    }
+  }
+
+  /// A receive on a socket that another thread's send may lead to Machnet at any moment: it must not sleep where only
+  /// the kernel can wake it.
+  ///
+  /// - Returns: nil when the socket has got its endpoint.
+  private static func receiveUndecided(_ socket: SocketPointer, _ call: ReceiveCall, _ mayWait: Bool) -> Int? {
+    while true {
+      let result = call.onShadowWithoutWaiting()
+      if result >= 0 { return result }
+      let file = mn_sys_fcntl(call.fd, Int32(MN_F_GETFL), 0)
+      let nonblocking = call.flags & Int32(MN_MSG_DONTWAIT) != 0 || file < 0 || file & Int32(MN_O_NONBLOCK) != 0
+      if result != -MN_EAGAIN || nonblocking || !mayWait {
+        mn_set_errno(Int32(-result))
+        return -1
+      }
+      switch unsafe Wait.undecided(socket, call.fd) {
+      case .ready: continue
+      case .lost: return nil
       case .timedOut:
         mn_set_errno(Int32(MN_EAGAIN))
         return -1

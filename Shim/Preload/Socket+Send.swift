@@ -103,6 +103,7 @@ extension Socket {
       destination = name
     }
 
+    if unsafe socket.pointee.engineLost { Loss.reattach() }
     switch unsafe verdict(socket, process, directory, destination) {
     case .kernel:
       return unsafe countedOnShadow(socket, call)
@@ -141,6 +142,10 @@ extension Socket {
     while true {
       switch unsafe enqueue(socket, &call, destination, options) {
       case .done:
+        if unsafe process.pointee.senders[process.pointee.senderNext & 3] != socket {
+          unsafe process.pointee.senderNext &+= 1
+          unsafe process.pointee.senders[process.pointee.senderNext & 3] = socket
+        }
         if ring { unsafe self.ring(socket, directory) }
         return call.size
       case .reentered:
@@ -284,6 +289,33 @@ extension Socket {
     unsafe socket.pointee.cachedToMachnet = toMachnet
     unsafe socket.pointee.cachedLossIsError = lossIsError
     unsafe socket.pointee.cachedGeneration = generation
+  }
+
+  /// What the engine had not taken when it was lost goes out by the shadow. The caller holds the process's lock.
+  static func flushToShadow(_ socket: SocketPointer) {
+    guard unsafe socket.pointee.fd >= 0 else { return }
+    let lock = unsafe word(socket, Int(MN_OFFSET_ENDPOINT_TX_LOCK))
+    guard unsafe Lock.acquire(lock) else { return }
+    defer { unsafe Lock.release(lock) }
+    var reader = unsafe socket.pointee.writer.pointee.reader
+    while case .record(let record) = reader.peek() {
+      let header = unsafe record.header
+      let name = unsafe Name(mapped: header.pointee.remote, port: header.pointee.remote_port)
+      var image: InlineArray<4, UInt64> = .init(repeating: 0)
+      var vector = unsafe mn_iovec(base: record.payload, length: record.length)
+      unsafe withUnsafeMutableBytes(of: &image) { bytes in
+        var size: UInt32 = 32
+        unsafe name.store(bytes.baseAddress!, &size, domain: socket.pointee.domain)
+        unsafe withUnsafeMutablePointer(to: &vector) { vector in
+          var message = unsafe mn_msghdr(
+            name: bytes.baseAddress!, name_length: size, vectors: vector, vector_count: 1, control: nil, control_length: 0,
+            flags: 0)
+          _ = unsafe mn_sys_sendmsg(socket.pointee.fd, &message, Int32(MN_MSG_DONTWAIT | MN_MSG_NOSIGNAL))
+        }
+      }
+      reader.advance(record)
+    }
+    reader.publish()
   }
 
   private static func countedOnShadow(_ socket: SocketPointer, _ call: SendCall) -> Int {

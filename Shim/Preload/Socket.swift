@@ -19,8 +19,16 @@ struct Socket {
   /// Descriptors of this process that name it (dup).
   var descriptors: UInt32
   var domain: Int32
+  /// A descriptor of it, to show the daemon when it comes back; -1 when that one was closed.
+  var fd: Int32
   /// The eventfd that the engine signals; -1 until there is an endpoint.
   var event: Int32
+  /// Wakes those who wait on the shadow alone when the socket gets its endpoint meanwhile; -1 while nobody does.
+  var kick: Int32
+  /// Neither bound nor connected by the program: its next send may lead it to Machnet.
+  var undecided: Bool
+  /// Whether `mn_watched_count` counts it.
+  var watched: Bool
   /// nil: a candidate, on the kernel so far.
   var endpoint: UnsafeMutablePointer<mn_endpoint>?
   var channel: UnsafeMutablePointer<Channel>?
@@ -114,6 +122,13 @@ extension Socket {
     // The largest record and the largest pad before it: whatever is sent next will fit.
     let largest = 2 * ringStride(UInt64(MN_DATAGRAM_MAX))
     return unsafe used + largest <= UInt64(socket.pointee.channel.unsafelyUnwrapped.pointee.txCapacity)
+  }
+
+  /// Whether the TX ring holds something that the engine has not delivered or sent yet (it publishes what it delivers
+  /// before it gives the TX ring back).
+  static func hasUnsent(_ socket: SocketPointer) -> Bool {
+    let ring = unsafe ringBaseOfWriter(socket)
+    return unsafe mn_load_relaxed_u64(ring) != mn_load_acquire_u64(ring + 64)
   }
 
   private static func ringBaseOfWriter(_ socket: SocketPointer) -> UnsafeMutableRawPointer {
@@ -231,10 +246,11 @@ public func socketMade(_ fd: Int32, _ domain: Int32, _ type: Int32, _ protocolNu
   let readers = unsafe socket.pointee.readers
   unsafe socket.initialize(
     to: Socket(
-      kind: Kind.socket, descriptors: 1, domain: domain, event: -1, endpoint: nil, channel: nil, index: 0, home: 0, netns: 0,
+      kind: Kind.socket, descriptors: 1, domain: domain, fd: fd, event: -1, kick: -1, undecided: true, watched: false, endpoint: nil, channel: nil, index: 0, home: 0, netns: 0,
       engineLost: false, refused: false, refusedGeneration: 0, local: .none, cached: .none, cachedLocal: .none,
       cachedGeneration: process.pointee.generation, cachedToMachnet: false, cachedLossIsError: false, turn: 0, firstReader: 0, progress: 0,
       progressHead: 0, fullCount: 0, watches: nil, writer: writer, readers: readers, next: nil))
+  unsafe Socket.countWatched(socket)
   _ = unsafe mn_table_set(fd, socket)
 }
 
@@ -254,8 +270,14 @@ public func closing(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
   _ = mn_table_set(fd, nil)
   unsafe Watch.removeAll(socket, descriptor: fd)
   unsafe socket.pointee.descriptors &-= 1
+  if unsafe socket.pointee.fd == fd { unsafe socket.pointee.fd = -1 }
   if unsafe socket.pointee.descriptors != 0 { return }
+  unsafe socket.pointee.undecided = false
   if unsafe socket.pointee.endpoint != nil { unsafe Socket.release(socket, process) }
+  unsafe socket.pointee.engineLost = true
+  unsafe Socket.countWatched(socket)
+  Process.drop(unsafe socket.pointee.kick)
+  unsafe socket.pointee.kick = -1
   unsafe process.pointee.sockets.free(socket)
 }
 
@@ -270,10 +292,23 @@ public func duplicated(_ entry: UnsafeMutableRawPointer, _ from: Int32, _ to: In
 }
 
 extension Socket {
+  /// Brings `mn_watched_count` up to date: sockets that poll and select cannot leave to the kernel.
+  static func countWatched(_ socket: SocketPointer) {
+    let watched = unsafe socket.pointee.undecided || socket.pointee.isOffloaded
+    if unsafe watched == socket.pointee.watched { return }
+    unsafe socket.pointee.watched = watched
+    mn_watched_add(watched ? 1 : -1)
+  }
+
+  /// The program bound or connected the socket, and no endpoint came of it: the kernel's, as far as waiting goes.
+  static func decide(_ socket: SocketPointer) {
+    unsafe socket.pointee.undecided = false
+    unsafe countWatched(socket)
+  }
+
   /// This process lets go of the endpoint; the last holder tells the daemon. The caller holds the process's lock.
   static func release(_ socket: SocketPointer, _ process: ProcessPointer) {
     let references = unsafe word(socket, Int(MN_OFFSET_ENDPOINT_REFERENCES))
-    mn_offloaded_add(-1)
     let left = unsafe mn_fetch_add_u32(references, UInt32.max)
     if left == 1, unsafe !socket.pointee.engineLost {
       let channel = unsafe socket.pointee.channel.unsafelyUnwrapped

@@ -35,6 +35,37 @@ enum Wait {
     return unsafe wait(socket, fd, timeout, forInput: false)
   }
 
+  /// Waits until the shadow has something (`ready`) or the socket has its endpoint (`lost`, to the kernel).
+  static func undecided(_ socket: SocketPointer, _ fd: Int32) -> Waited {
+    guard let kick = unsafe kick(socket) else { return .lost }
+    var time: (Int64, Int64) = (0, 0)
+    var length: UInt32 = 16
+    _ = unsafe mn_sys_getsockopt(fd, Int32(MN_SOL_SOCKET), Int32(MN_SO_RCVTIMEO), &time, &length)
+    let left = time.0 == 0 && time.1 == 0 ? -1 : time.0 * 1_000_000_000 + time.1 * 1000
+    var entries: InlineArray<2, mn_pollfd> = .init(repeating: mn_pollfd(descriptor: fd, events: Int16(MN_POLLIN), returned: 0))
+    entries[1].descriptor = kick
+    let result = unsafe withUnsafeMutableBytes(of: &entries) {
+      unsafe sleep($0.baseAddress!.assumingMemoryBound(to: mn_pollfd.self), 2, left, nil)
+    }
+    if result == 0 { return .timedOut }
+    if result == -Int32(MN_EINTR) { return left < 0 && mn_sys_signals_restart() ? .ready : .interrupted }
+    return entries[1].returned != 0 ? .lost : .ready
+  }
+
+  /// The eventfd that tells those who wait on an undecided socket's shadow that it has its endpoint.
+  ///
+  /// - Returns: nil when it has it already.
+  static func kick(_ socket: SocketPointer) -> Int32? {
+    guard let process = unsafe process, unsafe Lock.acquire(&process.pointee.lock) else { return nil }
+    defer { unsafe Lock.release(&process.pointee.lock) }
+    if unsafe !socket.pointee.undecided { return nil }
+    if unsafe socket.pointee.kick < 0 {
+      let fd = mn_sys_eventfd()
+      if fd >= 0 { unsafe socket.pointee.kick = Process.hide(fd) }
+    }
+    return unsafe socket.pointee.kick
+  }
+
   private static func isReady(_ socket: SocketPointer, _ forInput: Bool) -> Bool {
     unsafe forInput ? Socket.hasInput(socket) : Socket.hasRoom(socket)
   }
@@ -63,6 +94,11 @@ enum Wait {
       }
     }
     while true {
+      let wasLost = unsafe socket.pointee.engineLost
+      if wasLost {
+        Loss.reattach()
+        if unsafe !socket.pointee.engineLost { return .ready }
+      }
       // The caller's receive looks at the shadow itself; here it is part of the sleep.
       if unsafe !arm(socket, forInput) { return .ready }
       var left: Int64 = -1
@@ -71,6 +107,7 @@ enum Wait {
         if now >= deadline { return .timedOut }
         left = Int64(deadline - now)
       }
+      if wasLost { left = left < 0 ? Loss.retry : min(left, Loss.retry) }
       // Another thread's wait for input may swallow the signal for room: never asleep for long without a look.
       if !forInput { left = left < 0 ? roomLook : min(left, roomLook) }
       if let endpoint = unsafe socket.pointee.endpoint { unsafe endpoint.pointee.app_wakeups &+= 1 }
@@ -160,6 +197,28 @@ enum Wait {
     unsafe Watch.unblockOutput(socket)
   }
 
+  /// On the kernel's loopback a datagram has arrived when its send returns; here the engine may still carry it. A program
+  /// that sends to itself and then looks without waiting must find it: so before such a look says "nothing", what this
+  /// process sent last is given the time to land.
+  ///
+  /// - Returns: whether anything was still on its way; then it is worth looking again.
+  static func landed() -> Bool {
+    guard let process = unsafe process else { return false }
+    var waited = false
+    for place in 0..<4 {
+      guard let sender = unsafe process.pointee.senders[place], unsafe sender.pointee.isOffloaded else { continue }
+      var limit: UInt64 = 0
+      while unsafe sender.pointee.isOffloaded && Socket.hasUnsent(sender) {
+        waited = true
+        // An engine that was asleep needs some 100 us to be there; one that is away for milliseconds is not waited for.
+        let now = mn_sys_nanoseconds()
+        if limit == 0 { limit = now &+ 5_000_000 } else if now > limit { return true }
+        _ = mn_sys_yield()
+      }
+    }
+    return waited
+  }
+
   static func signal(_ socket: SocketPointer, _ word: UnsafeMutableRawPointer) {
     _ = unsafe mn_exchange_u32(word, UInt32(MN_WAIT_SIGNALLED))
     var one: UInt64 = 1
@@ -209,6 +268,15 @@ struct Spinner {
 
 /// The daemon's end, as a process notices it.
 enum Loss {
+  /// How often a process without its daemon looks for a new one, ns.
+  static let retry: Int64 = 1_000_000_000
+
+  /// The longest that a call may sleep: for ever, or until the next look for a daemon.
+  static func limit(_ left: Int64) -> Int64 {
+    guard let process = unsafe process, unsafe process.pointee.lostSockets > 0 else { return left }
+    return left < 0 ? retry : min(left, retry)
+  }
+
   /// Asks the control connection; if the daemon has gone, every socket goes back to its shadow.
   ///
   /// - Returns: whether the daemon is gone.
@@ -225,12 +293,44 @@ enum Loss {
     unsafe Control.lose(process)
     unsafe process.pointee.lastAttempt = mn_sys_nanoseconds()
     for index in 0..<(unsafe process.pointee.channelCount) { unsafe process.pointee.channels[index].full = true }
+    var lost = 0
     unsafe process.pointee.sockets.forEach { socket in
       guard unsafe socket.pointee.isOffloaded else { return }
-      unsafe socket.pointee.engineLost = true
+      lost += 1
       unsafe Watch.unblockOutput(socket)
       unsafe Watch.lost(socket)
+      unsafe socket.pointee.engineLost = true
+      unsafe Socket.countWatched(socket)
+      unsafe Socket.flushToShadow(socket)
+      // Whoever sleeps on the rings is to look at the shadow from now on.
+      unsafe Wait.signal(socket, Socket.word(socket, Int(MN_OFFSET_ENDPOINT_RX_WAIT)))
     }
+    unsafe process.pointee.lostSockets = lost
     return true
+  }
+
+  /// Looks for a new daemon, once a second at most, and shows it the sockets that the old one served.
+  static func reattach() {
+    guard let process = unsafe process, unsafe process.pointee.lostSockets > 0,
+      unsafe mn_sys_nanoseconds() &- process.pointee.lastAttempt >= 1_000_000_000,
+      unsafe Lock.acquire(&process.pointee.lock)
+    else { return }
+    let found = unsafe Control.finishGreeting(process)
+    if found { unsafe Process.refreshMask(process) }
+    unsafe Lock.release(&process.pointee.lock)
+    if !found { return }
+    unsafe mn_log(2, "the daemon is back", 0, 0)
+    unsafe process.pointee.lostSockets = 0
+    unsafe process.pointee.sockets.forEach { socket in
+      guard unsafe socket.pointee.endpoint != nil && socket.pointee.engineLost && socket.pointee.fd >= 0 else { return }
+      // What the old rings still hold is delivered first; the next receive tries again.
+      if unsafe Socket.hasInput(socket) {
+        unsafe process.pointee.lostSockets += 1
+        return
+      }
+      let known = unsafe Socket.kernelName(socket.pointee.fd, socket.pointee.domain, peer: true)
+      let peer = unsafe known == nil ? Socket.peer(socket) ?? .none : .none
+      _ = unsafe Socket.attach(socket, socket.pointee.fd, peer: peer)
+    }
   }
 }

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -105,7 +106,7 @@ void mn_hook_fork_child(void);
 
 void **mn_table;
 uint32_t mn_table_length;
-uint32_t mn_offloaded_count;
+uint32_t mn_watched_count;
 void *mn_process;
 
 static inline __attribute__((always_inline)) void *lookup(int fd) {
@@ -288,6 +289,7 @@ int32_t mn_sys_ppoll(struct mn_pollfd *e, uint64_t n, const struct mn_timespec *
   return (int32_t)RAW(SYS_ppoll, e, n, t ? &copy : NULL, m, 8, 0);
 }
 int32_t mn_sys_epoll_ctl(int32_t epfd, int32_t op, int32_t fd, void *event) { return (int32_t)RAW(SYS_epoll_ctl, epfd, op, fd, event, 0, 0); }
+int32_t mn_sys_eventfd(void) { return (int32_t)RAW(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK, 0, 0, 0, 0); }
 int32_t mn_sys_yield(void) { return (int32_t)RAW(SYS_sched_yield, 0, 0, 0, 0, 0, 0); }
 
 void mn_sys_signals_block(void *old) {
@@ -649,24 +651,24 @@ static int poll_milliseconds(struct pollfd *entries, nfds_t count, int timeout) 
   return mn_hook_poll((void *)entries, count, timeout < 0 ? NULL : &limit, NULL);
 }
 EXPORT int poll(struct pollfd *entries, nfds_t count, int timeout) {
-  return LIKELY(!mn_offloaded_count) ? REAL(poll)(entries, count, timeout) : poll_milliseconds(entries, count, timeout);
+  return LIKELY(!mn_watched_count) ? REAL(poll)(entries, count, timeout) : poll_milliseconds(entries, count, timeout);
 }
 EXPORT int ppoll(struct pollfd *entries, nfds_t count, const struct timespec *timeout, const sigset_t *mask) {
-  return LIKELY(!mn_offloaded_count) ? REAL(ppoll)(entries, count, timeout, mask)
+  return LIKELY(!mn_watched_count) ? REAL(ppoll)(entries, count, timeout, mask)
                                      : mn_hook_poll((void *)entries, count, (const void *)timeout, mask);
 }
 EXPORT int __poll_chk(struct pollfd *entries, nfds_t count, int timeout, size_t room) {
-  return LIKELY(!mn_offloaded_count) || room / sizeof *entries < count ? REAL(__poll_chk)(entries, count, timeout, room)
+  return LIKELY(!mn_watched_count) || room / sizeof *entries < count ? REAL(__poll_chk)(entries, count, timeout, room)
                                                                        : poll_milliseconds(entries, count, timeout);
 }
 EXPORT int __ppoll_chk(struct pollfd *entries, nfds_t count, const struct timespec *timeout, const sigset_t *mask, size_t room) {
-  return LIKELY(!mn_offloaded_count) || room / sizeof *entries < count
+  return LIKELY(!mn_watched_count) || room / sizeof *entries < count
              ? REAL(__ppoll_chk)(entries, count, timeout, mask, room)
              : mn_hook_poll((void *)entries, count, (const void *)timeout, mask);
 }
 
 EXPORT int select(int count, fd_set *read, fd_set *write, fd_set *except, struct timeval *timeout) {
-  if (LIKELY(!mn_offloaded_count) || (timeout && (timeout->tv_sec < 0 || timeout->tv_usec < 0)))
+  if (LIKELY(!mn_watched_count) || (timeout && (timeout->tv_sec < 0 || timeout->tv_usec < 0)))
     return REAL(select)(count, read, write, except, timeout);
   struct mn_timespec limit = {0, 0}, remaining = {0, 0};
   if (timeout) limit = (struct mn_timespec){timeout->tv_sec + timeout->tv_usec / 1000000, timeout->tv_usec % 1000000 * 1000};
@@ -676,7 +678,7 @@ EXPORT int select(int count, fd_set *read, fd_set *write, fd_set *except, struct
   return result;
 }
 EXPORT int pselect(int count, fd_set *read, fd_set *write, fd_set *except, const struct timespec *timeout, const sigset_t *mask) {
-  if (LIKELY(!mn_offloaded_count)) return REAL(pselect)(count, read, write, except, timeout, mask);
+  if (LIKELY(!mn_watched_count)) return REAL(pselect)(count, read, write, except, timeout, mask);
   struct mn_timespec remaining;
   return mn_hook_select(count, read, write, except, (const void *)timeout, mask, &remaining);
 }

@@ -120,16 +120,9 @@ public struct RingWriter {
     unsafe mn_store_release_u64(ring, tail)
   }
 
-  /// Whether a record with `length` bytes of payload would fit now.
-  @inlinable @_noLocks
-  public mutating func hasRoom(_ length: Int) -> Bool {
-    let stride = ringStride(UInt64(length))
-    let room = capacity &- (tail & (capacity &- 1))
-    let needed = stride <= room ? stride : room &+ stride
-    head = unsafe mn_load_acquire_u64(UnsafeRawPointer(ring) + 64)
-    let used = tail &- head
-    return used <= capacity && capacity &- used >= needed
-  }
+  /// A reader of what this writer has published, for a writer whose reader has died.
+  @inlinable
+  public var reader: RingReader { unsafe RingReader(unsafe: ring, capacity: UInt32(truncatingIfNeeded: capacity)) }
 
   /// Bytes written and not yet released by the reader (SIOCOUTQ's measure, headers included).
   @inlinable

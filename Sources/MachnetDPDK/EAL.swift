@@ -1,83 +1,91 @@
 import CDPDK
 import Glibc
-import Synchronization
 
-/// A call of DPDK's that failed.
-public struct DPDKError: Error, Sendable, CustomStringConvertible {
-  /// What was tried.
-  public let what: String
-  /// An errno value.
-  public let code: Int32
-
-  public var description: String { "cannot \(what): \(unsafe String(cString: strerror(code)))" }
-
-  /// The value of a call, or the error that its negative result stands for.
-  static func check(_ value: Int32, _ what: @autoclosure () -> String) throws(DPDKError) -> Int32 {
-    if value < 0 { throw DPDKError(what: what(), code: -value) }
-    return value
-  }
-}
-
-/// DPDK's environment. There is one per process, and it is started once.
+/// DPDK's environment abstraction layer. There is one per process; it cannot be started again after it has failed or
+/// was stopped.
 public enum EAL {
-  public struct Options: Sendable {
-    /// Memory for packets, MB. Costs nothing until it is used.
-    public var memoryMegabytes = 256
-    /// PCI devices that may be touched ("0000:00:06.0"); with none, the PCI bus is not even looked at.
-    public var pciDevices: [String] = []
-    /// 1 (emergency) to 8 (debug); 5 is warning, 7 is informational.
-    public var logLevel: Int32 = 5
-    /// Further arguments, as DPDK takes them.
-    public var arguments: [String] = []
+  public struct Options: Sendable, Equatable {
+    /// Devices on the PCI bus that are to be taken, `domain:bus:device.function`. Empty: the bus is not looked at.
+    public var pciAddresses: [String] = []
+    /// For packets and the drivers' own, megabytes.
+    public var memoryMegabytes = 128
+    /// Take hugepages where enough are free.
+    public var usesHugepages = true
+    /// The least severe messages that go to standard error: DPDK's word for it.
+    public var logLevel = "warning"
 
     public init() {}
   }
 
-  private static let started = Mutex(false)
-  /// Who takes DPDK's log lines.
-  private static let sink = Mutex<(@Sendable (String) -> Void)?>(nil)
-
-  /// Starts DPDK: in hugepages if enough are free, without them if not; in memory only, so that daemons do not meet in
-  /// the file system; without telemetry. Further calls do nothing.
+  /// Starts the layer: nothing of it is shared with other processes, and no thread of the caller is pinned.
   ///
-  /// - Parameter log: takes what DPDK logs, a line at a time, on any thread.
-  public static func start(_ options: Options = Options(), log: @escaping @Sendable (String) -> Void) throws(DPDKError)
-  {
-    try started.withLock { (started) throws(DPDKError) in
-      if started { return }
-      sink.withLock { $0 = log }
-      _ = try DPDKError.check(
-        unsafe mn_dpdk_log_to(
-          { text, length in
-            guard let text = unsafe text else { return }
-            let line = unsafe String(
-              decoding: UnsafeRawBufferPointer(start: text, count: length), as: UTF8.self)
-            EAL.sink.withLock { $0 }?(line)
-          }, options.logLevel), "redirect DPDK's log")
-      try run(arguments(options))
-      started = true
+  /// - Throws: EALREADY the second time, else what `rte_eal_init` says.
+  public static func start(_ options: Options = Options()) throws(DPDKError) {
+    let hugepages = options.usesHugepages && freeHugepageMegabytes() >= options.memoryMegabytes
+    var arguments = unsafe arguments(options, hugepages: hugepages).map { unsafe strdup($0) }
+    // The layer keeps pointers to them: they are never freed.
+    let status = unsafe arguments.withUnsafeMutableBufferPointer {
+      unsafe mn_dpdk_start(Int32($0.count), $0.baseAddress)
     }
+    try check(status, "start DPDK" + (hugepages ? "" : " without hugepages"))
   }
 
-  static func arguments(_ options: Options) -> [String] {
-    var arguments = [
-      "machnetd", "--no-telemetry", "--file-prefix=machnet-\(getpid())",
-      "--log-level=\(options.logLevel)",
-      // One thread of DPDK's own, which is the caller; engines register themselves.
-      "--lcores=0@\(mn_dpdk_first_cpu())", "-m", "\(options.memoryMegabytes)",
-    ]
-    // Without hugepages DPDK lays its memory out in the old way, which --in-memory does not go with.
-    let hasHugepages = mn_dpdk_hugepage_bytes_free() >= UInt64(options.memoryMegabytes) << 20
-    arguments += hasHugepages ? ["--in-memory"] : ["--no-huge", "--no-shconf"]
-    if options.pciDevices.isEmpty { arguments.append("--no-pci") }
-    for device in options.pciDevices { arguments += ["-a", device] }
-    return arguments + options.arguments
+  /// Gives everything back. All ports are to be closed before.
+  public static func stop() { _ = mn_dpdk_stop() }
+
+  /// Lets the calling thread use the packet pools' per-thread caches. Any thread may use the pools without it, slowly.
+  ///
+  /// - Returns: false when 128 threads have done so already.
+  @discardableResult
+  public static func adoptThread() -> Bool { mn_dpdk_adopt_thread() == 0 }
+
+  /// The calling thread ends, or will not touch packets again.
+  public static func releaseThread() { mn_dpdk_release_thread() }
+
+  package static func arguments(_ options: Options, hugepages: Bool) -> [String] {
+    // One logical core on every CPU that we have: the layer pins nobody, and threads are ours to place.
+    var arguments = ["machnet", "--lcores", "0@(\(cpuList()))", "--no-telemetry"]
+    arguments += ["--file-prefix", "machnet-\(getpid())", "--log-level", "*:\(options.logLevel)"]
+    if options.pciAddresses.isEmpty {
+      // Without a device that does DMA, physical addresses mean nothing.
+      arguments += ["--no-pci", "--iova-mode", "va"]
+    }
+    for address in options.pciAddresses { arguments += ["-a", address] }
+    arguments += ["-m", "\(options.memoryMegabytes)"]
+    // Nothing is shared and nothing is left behind, in either kind of memory; without hugepages the layer says it so.
+    arguments += hugepages ? ["--in-memory"] : ["--no-huge", "--no-shconf"]
+    return arguments
   }
 
-  private static func run(_ arguments: [String]) throws(DPDKError) {
-    var strings = unsafe arguments.map { unsafe UnsafePointer(strdup($0)) }
-    // The EAL keeps pointers into its arguments: they stay.
-    let status = unsafe mn_dpdk_start(Int32(strings.count), &strings)
-    _ = try DPDKError.check(status, "start DPDK (\(arguments.dropFirst().joined(separator: " ")))")
+  /// The CPUs that the calling thread may use, as `0,2,5`.
+  private static func cpuList() -> String {
+    (0..<UInt32(1024)).filter(mn_dpdk_may_use_cpu).map(String.init).joined(separator: ",")
+  }
+
+  /// Of all sizes together.
+  package static func freeHugepageMegabytes(under directory: String = "/sys/kernel/mm/hugepages") -> Int {
+    guard let stream = unsafe opendir(directory) else { return 0 }
+    defer { unsafe closedir(stream) }
+    var kilobytes = 0
+    while let entry = unsafe readdir(stream) {
+      let name = unsafe withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
+        unsafe String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+      }
+      let prefix = "hugepages-"
+      guard name.hasPrefix(prefix), name.hasSuffix("kB"), let size = Int(name.dropFirst(prefix.count).dropLast(2)) else {
+        continue
+      }
+      kilobytes += size * (number(inFile: "\(directory)/\(name)/free_hugepages") ?? 0)
+    }
+    return kilobytes / 1024
+  }
+
+  private static func number(inFile path: String) -> Int? {
+    let file = unsafe open(path, O_RDONLY | O_CLOEXEC)
+    guard file >= 0 else { return nil }
+    defer { close(file) }
+    var digits = [UInt8](repeating: 0, count: 32)
+    let count = unsafe read(file, &digits, digits.count)
+    return Int(String(decoding: digits.prefix(max(0, count)).prefix { $0 >= 48 && $0 <= 57 }, as: UTF8.self))
   }
 }

@@ -39,8 +39,9 @@ extension Core {
       return false
     }
     endpoints[slot].emptyVisits = 0
-    endpoints[slot].reader.publish()
+    // Receivers first: a sender whose TX ring is empty may rely on its datagrams having arrived.
     publishTouched()
+    endpoints[slot].reader.publish()
     // One fence for both: our publishes come before the looks at who sleeps.
     mn_fence()
     wakeTouched()
@@ -156,6 +157,8 @@ extension Core {
     let receiver = route.target
     if unsafe deliver(payload, length, envelope, interface: route.interface, to: receiver) {
       endpoints[slot].stalledSince = 0
+      mailbox.count(.localDatagrams)
+      mailbox.count(.localBytes, length)
     } else if isWorthWaiting(for: receiver, from: slot) {
       return .wait
     }

@@ -21,7 +21,7 @@ public struct Packet: BitwiseCopyable {
 }
 
 /// Most packets that one call moves.
-public let packetBurst = 32
+@inlinable public var packetBurst: Int { @_noLocks get { 32 } }
 
 /// Packet I/O of one queue of one port: the least common denominator of cloud NICs, and nothing else.
 ///

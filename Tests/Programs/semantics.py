@@ -137,6 +137,27 @@ def case_disconnect():
     say(a.recv(100))
 
 
+def case_arrives_at_once():
+    """On one host, what was sent is there when the send returns: seen by every look that does not wait."""
+    a, b = pair()
+    b.setblocking(False)
+    e = select.epoll()
+    e.register(b, select.EPOLLIN)
+    p = select.poll()
+    p.register(b, select.POLLIN)
+    missed = [0, 0, 0, 0]
+    for i in range(200):
+        if i % 50 == 0:
+            time.sleep(0.02)
+        looks = (lambda: attempt(b.recv, 10, socket.MSG_PEEK) == b"x", lambda: e.poll(0) != [], lambda: p.poll(0) != [],
+                 lambda: select.select([b], [], [], 0)[0] != [])
+        a.sendto(b"x", b.getsockname())
+        missed[i % 4] += not looks[i % 4]()
+        settle(b)
+        b.recv(10)
+    say(missed)
+
+
 def case_refused():
     a, gone = pair()
     name = gone.getsockname()

@@ -1,13 +1,15 @@
-// NUMA placement by libnuma, for Swift. Where the machine has no NUMA, everything is node 0 and nothing needs doing.
+// libnuma for Swift. Every call is harmless on a machine, or in a container, without NUMA.
 #ifndef MACHNET_NUMA_H
 #define MACHNET_NUMA_H
 
-/// Node of a CPU; 0 where there is no NUMA.
+#include <stdbool.h>
+
+bool mn_numa_is_available(void);
+/// Node of a CPU, or -1.
 int mn_numa_node_of_cpu(int cpu);
-/// Lets the calling thread take memory from `node` first, and run on its CPUs only. -1: no wish. Returns 0, or a negated
-/// errno value.
-int mn_numa_prefer(int node);
-/// The same for memory only: for a thread that is pinned.
-void mn_numa_prefer_memory(int node);
+/// The node that the calling thread's memory comes from as long as it has some; -1: whichever it runs on.
+void mn_numa_prefer(int node);
+/// Keeps the calling thread on the node's CPUs. A negated errno value where that cannot be.
+int mn_numa_run_on(int node);
 
 #endif

@@ -78,8 +78,8 @@ enum {
 extern void **mn_table;
 /// Length of mn_table; 0 until the shim is awake, so that a sleeping shim costs one comparison.
 extern uint32_t mn_table_length;
-/// How many sockets of this process have an endpoint: 0 lets poll and select pass at once.
-extern uint32_t mn_offloaded_count;
+/// How many sockets of this process have an endpoint or may get one yet: 0 lets poll and select pass at once.
+extern uint32_t mn_watched_count;
 /// The process's state, owned by the Swift half.
 extern void *mn_process;
 
@@ -104,7 +104,7 @@ static inline void mn_table_open(void **table, uint32_t length) {
   mn_table = table;
   __atomic_store_n(&mn_table_length, length, __ATOMIC_RELEASE);
 }
-static inline void mn_offloaded_add(int32_t change) { __atomic_fetch_add(&mn_offloaded_count, (uint32_t)change, __ATOMIC_RELAXED); }
+static inline void mn_watched_add(int32_t change) { __atomic_fetch_add(&mn_watched_count, (uint32_t)change, __ATOMIC_RELAXED); }
 
 // ------------------------------------------------------------------------------------------------- the real calls
 
@@ -151,6 +151,7 @@ int32_t mn_sys_getpeername(int32_t fd, void *address, uint32_t *length);
 int32_t mn_sys_bind(int32_t fd, const void *address, uint32_t length);
 int32_t mn_sys_ppoll(struct mn_pollfd *entries, uint64_t count, const struct mn_timespec *timeout, const void *mask);
 int32_t mn_sys_epoll_ctl(int32_t epfd, int32_t operation, int32_t fd, void *event);
+int32_t mn_sys_eventfd(void); /* non-blocking, close-on-exec */
 int32_t mn_sys_yield(void);
 /// Blocks every signal that may be blocked without hiding a fault; the old mask (8 bytes) goes to `old`.
 void mn_sys_signals_block(void *old);
