@@ -253,5 +253,5 @@ class Lab:
 
     def shut_out_udp(self, namespace):
         """Leaves UDP on veth0 to the engine and the rest (a program's TCP side channel) to the kernel."""
-        rules = "table inet machnet { chain input { type filter hook input priority 0; iif veth0 meta l4proto udp drop; } }"
+        rules = "table inet machnet { chain input { type filter hook input priority 0; iif veth0 meta l4proto udp drop; }; }"
         subprocess.run(["ip", "netns", "exec", namespace, "nft", rules], check=True)

@@ -121,6 +121,7 @@ class Nsd(Workload):
         self._write("nsd.conf", f"""server:
   ip-address: {address}@{self.port}
   server-count: 1
+  ip-freebind: yes
   username: ""
   zonesdir: "{lab.directory}"
   database: ""

@@ -159,12 +159,15 @@ final class Bench {
       }
       let engineEnd = engineAtServer ? ends.0 : ends.1
       if besideTCP {
-        let rules = "table inet machnet { chain input { type filter hook input priority 0; iif veth0 meta l4proto udp drop; } }"
+        let rules = "table inet machnet { chain input { type filter hook input priority 0; iif veth0 meta l4proto udp drop; }; }"
         try command(["ip", "netns", "exec", engineEnd, "nft", rules])
       }
+      // af_xdp takes every frame from the kernel. af_packet leaves the kernel its copy, which TCP needs; but there the
+      // kernel puts fragments together before DPDK sees them (PACKET_FANOUT_FLAG_DEFRAG), and a frame has 2 kB.
+      let device = besideTCP ? "net_af_packet0,iface=veth0" : "net_af_xdp0,iface=veth0"
       let daemon = try Daemon(
         "wire", flows: flows,
-        interface: interface(engineAtServer ? Self.serverAddress : Self.clientAddress, "net_af_packet0,iface=veth0"),
+        interface: interface(engineAtServer ? Self.serverAddress : Self.clientAddress, device),
         namespace: engineEnd, in: self)
       if engineAtServer { serverDaemon = daemon } else { clientDaemon = daemon }
     }

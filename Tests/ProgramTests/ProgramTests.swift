@@ -154,6 +154,7 @@ extension OneAtATime {
             zonelistfile: "\(path)/zone.list"
             xfrdfile: "\(path)/xfrd.state"
             xfrdir: "\(path)"
+            ip-freebind: yes
             ipv4-edns-size: 4096
           remote-control:
             control-enable: no
