@@ -443,7 +443,8 @@ public func epollWait(
   }
   let saved = mn_get_errno()
   if timeout == 0 {
-    if Wait.landed() { wait.collect() }
+    Wait.letLand()
+    wait.collect()
     if wait.count > 0 { return wait.count }
     let reported = unsafe mn_real_epoll_wait(epfd, events, capacity, 0, mask)
     if reported <= 0 { return reported }

@@ -143,7 +143,8 @@ private struct PollWait {
       return ready
     }
     if limit == 0 {
-      if Wait.landed() { look() }
+      Wait.letLand()
+      look()
       return finish(unsafe askKernel(process, 0, programMask))
     }
 

@@ -41,7 +41,7 @@ struct Process {
   var channels: UnsafeMutablePointer<Channel>
   var channelCount: Int
   /// Connections inherited by fork, held only so that the daemon keeps the channels alive.
-  /// The sockets that sent last (`Wait.landed`).
+  /// The sockets that sent last (`Wait.letLand`).
   var senders: InlineArray<4, SocketPointer?>
   var senderNext: Int
   /// Sockets that lost their engine and may get a new one.

@@ -157,7 +157,7 @@ public func flagsChanged(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
 @c(mn_hook_fionread)
 public func fionread(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ value: UnsafeMutablePointer<Int32>) -> Int32 {
   if let socket = unsafe Socket.from(entry), unsafe socket.pointee.endpoint != nil,
-    let size = unsafe Socket.nextSize(socket) ?? (Wait.landed() ? Socket.nextSize(socket) : nil)
+    let size = unsafe Socket.nextSizeOnceLanded(socket)
   {
     unsafe value.pointee = Int32(size)
     return 0
@@ -177,7 +177,13 @@ public func outq(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ value: UnsafeM
 }
 
 extension Socket {
-  static func nextSize(_ socket: SocketPointer) -> Int? {
+  static func nextSizeOnceLanded(_ socket: SocketPointer) -> Int? {
+    if let size = unsafe nextSize(socket) { return size }
+    Wait.letLand()
+    return unsafe nextSize(socket)
+  }
+
+  private static func nextSize(_ socket: SocketPointer) -> Int? {
     if unsafe !hasInput(socket) { return nil }
     let lock = unsafe word(socket, Int(MN_OFFSET_ENDPOINT_RX_LOCK))
     guard unsafe Lock.acquire(lock) else { return nil }

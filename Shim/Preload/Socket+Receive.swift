@@ -72,7 +72,8 @@ extension Socket {
       }
       if let size = unsafe take(socket, call) { return size }
       if unsafe !mayWait || isNonblocking(socket, call.flags) {
-        if Wait.landed(), let size = unsafe take(socket, call) { return size }
+        Wait.letLand()
+        if let size = unsafe take(socket, call) { return size }
         unsafe Wait.settle(socket)
         mn_set_errno(Int32(MN_EAGAIN))
         return -1

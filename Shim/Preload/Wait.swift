@@ -199,24 +199,19 @@ enum Wait {
 
   /// On the kernel's loopback a datagram has arrived when its send returns; here the engine may still carry it. A program
   /// that sends to itself and then looks without waiting must find it: so before such a look says "nothing", what this
-  /// process sent last is given the time to land.
-  ///
-  /// - Returns: whether anything was still on its way; then it is worth looking again.
-  static func landed() -> Bool {
-    guard let process = unsafe process else { return false }
-    var waited = false
+  /// process sent last is given the time to land. The caller looks again in any case: it may have landed just now.
+  static func letLand() {
+    guard let process = unsafe process else { return }
     for place in 0..<4 {
       guard let sender = unsafe process.pointee.senders[place], unsafe sender.pointee.isOffloaded else { continue }
       var limit: UInt64 = 0
       while unsafe sender.pointee.isOffloaded && Socket.hasUnsent(sender) {
-        waited = true
         // An engine that was asleep needs some 100 us to be there; one that is away for milliseconds is not waited for.
         let now = mn_sys_nanoseconds()
-        if limit == 0 { limit = now &+ 5_000_000 } else if now > limit { return true }
+        if limit == 0 { limit = now &+ 5_000_000 } else if now > limit { return }
         _ = mn_sys_yield()
       }
     }
-    return waited
   }
 
   static func signal(_ socket: SocketPointer, _ word: UnsafeMutableRawPointer) {
