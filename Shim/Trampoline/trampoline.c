@@ -415,6 +415,10 @@ void mn_epoll_event_set(void *event, uint32_t bits, uint64_t data) {
 
 // ------------------------------------------------------------------------------------------------------ exported names
 
+// The calls that programs make most often jump straight on when nothing of ours is concerned: no frame, nothing saved.
+#define PASSES(fd, name) LIKELY(real.name && !entry_of(fd))
+#define SLOW static __attribute__((noinline))
+
 EXPORT int socket(int domain, int type, int protocol) {
   int fd = REAL(socket)(domain, type, protocol);
   // The prefilter is cheap and wide; Swift decides.
@@ -433,20 +437,29 @@ EXPORT int connect(int fd, const struct sockaddr *address, socklen_t length) {
   return LIKELY(!entry) ? REAL(connect)(fd, address, length) : mn_hook_connect(entry, fd, address, length);
 }
 
-EXPORT ssize_t send(int fd, const void *data, size_t size, int flags) {
+SLOW ssize_t slow_send(int fd, const void *data, size_t size, int flags) {
   void *entry = entry_of(fd);
-  return LIKELY(!entry) ? REAL(send)(fd, data, size, flags) : mn_hook_sendto(entry, fd, data, size, flags, NULL, 0);
+  return !entry ? REAL(send)(fd, data, size, flags) : mn_hook_sendto(entry, fd, data, size, flags, NULL, 0);
+}
+EXPORT ssize_t send(int fd, const void *data, size_t size, int flags) {
+  return PASSES(fd, send) ? real.send(fd, data, size, flags) : slow_send(fd, data, size, flags);
 }
 
-EXPORT ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *address, socklen_t length) {
+SLOW ssize_t slow_sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *address, socklen_t length) {
   void *entry = entry_of(fd);
-  return LIKELY(!entry) ? REAL(sendto)(fd, data, size, flags, address, length)
+  return !entry ? REAL(sendto)(fd, data, size, flags, address, length)
                         : mn_hook_sendto(entry, fd, data, size, flags, address, length);
 }
+EXPORT ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *address, socklen_t length) {
+  return PASSES(fd, sendto) ? real.sendto(fd, data, size, flags, address, length) : slow_sendto(fd, data, size, flags, address, length);
+}
 
-EXPORT ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
+SLOW ssize_t slow_sendmsg(int fd, const struct msghdr *message, int flags) {
   void *entry = entry_of(fd);
-  return LIKELY(!entry) ? REAL(sendmsg)(fd, message, flags) : mn_hook_sendmsg(entry, fd, (const void *)message, flags);
+  return !entry ? REAL(sendmsg)(fd, message, flags) : mn_hook_sendmsg(entry, fd, (const void *)message, flags);
+}
+EXPORT ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
+  return PASSES(fd, sendmsg) ? real.sendmsg(fd, message, flags) : slow_sendmsg(fd, message, flags);
 }
 
 EXPORT int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags) {
@@ -459,20 +472,29 @@ EXPORT int __sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flag
   return sendmmsg(fd, messages, count, flags);
 }
 
-EXPORT ssize_t recv(int fd, void *data, size_t size, int flags) {
+SLOW ssize_t slow_recv(int fd, void *data, size_t size, int flags) {
   void *entry = entry_of(fd);
-  return LIKELY(!entry) ? REAL(recv)(fd, data, size, flags) : mn_hook_recvfrom(entry, fd, data, size, flags, NULL, NULL);
+  return !entry ? REAL(recv)(fd, data, size, flags) : mn_hook_recvfrom(entry, fd, data, size, flags, NULL, NULL);
+}
+EXPORT ssize_t recv(int fd, void *data, size_t size, int flags) {
+  return PASSES(fd, recv) ? real.recv(fd, data, size, flags) : slow_recv(fd, data, size, flags);
 }
 
-EXPORT ssize_t recvfrom(int fd, void *data, size_t size, int flags, struct sockaddr *address, socklen_t *length) {
+SLOW ssize_t slow_recvfrom(int fd, void *data, size_t size, int flags, struct sockaddr *address, socklen_t *length) {
   void *entry = entry_of(fd);
-  return LIKELY(!entry) ? REAL(recvfrom)(fd, data, size, flags, address, length)
+  return !entry ? REAL(recvfrom)(fd, data, size, flags, address, length)
                         : mn_hook_recvfrom(entry, fd, data, size, flags, address, length);
 }
+EXPORT ssize_t recvfrom(int fd, void *data, size_t size, int flags, struct sockaddr *address, socklen_t *length) {
+  return PASSES(fd, recvfrom) ? real.recvfrom(fd, data, size, flags, address, length) : slow_recvfrom(fd, data, size, flags, address, length);
+}
 
-EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
+SLOW ssize_t slow_recvmsg(int fd, struct msghdr *message, int flags) {
   void *entry = entry_of(fd);
-  return LIKELY(!entry) ? REAL(recvmsg)(fd, message, flags) : mn_hook_recvmsg(entry, fd, (void *)message, flags);
+  return !entry ? REAL(recvmsg)(fd, message, flags) : mn_hook_recvmsg(entry, fd, (void *)message, flags);
+}
+EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
+  return PASSES(fd, recvmsg) ? real.recvmsg(fd, message, flags) : slow_recvmsg(fd, message, flags);
 }
 
 EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *timeout) {
@@ -482,14 +504,20 @@ EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags,
 }
 
 // A zero-byte read of a datagram socket takes nothing from its queue, unlike a zero-byte recv (read(2)): the kernel answers.
-EXPORT ssize_t read(int fd, void *data, size_t size) {
+SLOW ssize_t slow_read(int fd, void *data, size_t size) {
   void *entry = entry_of(fd);
-  return LIKELY(!entry) || size == 0 ? REAL(read)(fd, data, size) : mn_hook_recvfrom(entry, fd, data, size, 0, NULL, NULL);
+  return !entry || size == 0 ? REAL(read)(fd, data, size) : mn_hook_recvfrom(entry, fd, data, size, 0, NULL, NULL);
+}
+EXPORT ssize_t read(int fd, void *data, size_t size) {
+  return PASSES(fd, read) ? real.read(fd, data, size) : slow_read(fd, data, size);
 }
 
-EXPORT ssize_t write(int fd, const void *data, size_t size) {
+SLOW ssize_t slow_write(int fd, const void *data, size_t size) {
   void *entry = entry_of(fd);
-  return LIKELY(!entry) ? REAL(write)(fd, data, size) : mn_hook_sendto(entry, fd, data, size, 0, NULL, 0);
+  return !entry ? REAL(write)(fd, data, size) : mn_hook_sendto(entry, fd, data, size, 0, NULL, 0);
+}
+EXPORT ssize_t write(int fd, const void *data, size_t size) {
+  return PASSES(fd, write) ? real.write(fd, data, size) : slow_write(fd, data, size);
 }
 
 static ssize_t read_vectors(void *entry, int fd, const struct iovec *vectors, int count) {
@@ -689,10 +717,13 @@ EXPORT int epoll_ctl(int epfd, int operation, int fd, struct epoll_event *event)
   return LIKELY(!socket) ? REAL(epoll_ctl)(epfd, operation, fd, event)
                          : mn_hook_epoll_ctl(entry_of(epfd), socket, epfd, operation, fd, event);
 }
-EXPORT int epoll_wait(int epfd, struct epoll_event *events, int capacity, int timeout) {
+SLOW int slow_epoll_wait(int epfd, struct epoll_event *events, int capacity, int timeout) {
   void *epoll = entry_of(epfd);
-  return LIKELY(!epoll) ? REAL(epoll_wait)(epfd, events, capacity, timeout)
+  return !epoll ? REAL(epoll_wait)(epfd, events, capacity, timeout)
                         : mn_hook_epoll_wait(epoll, epfd, events, capacity, timeout < 0 ? -1 : timeout * 1000000LL, NULL);
+}
+EXPORT int epoll_wait(int epfd, struct epoll_event *events, int capacity, int timeout) {
+  return PASSES(epfd, epoll_wait) ? real.epoll_wait(epfd, events, capacity, timeout) : slow_epoll_wait(epfd, events, capacity, timeout);
 }
 EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask) {
   void *epoll = entry_of(epfd);
