@@ -58,20 +58,27 @@ extension Socket {
     let shadowFirst = unsafe socket.pointee.turn & (shadowEvery &- 1) == 0
     if !shadowFirst, let size = unsafe take(socket, call) { return size }
 
+    let waits = unsafe mayWait && !isNonblocking(socket, call.flags)
+    var looksAtShadow = unsafe shadowFirst || !waits || socket.pointee.byShadow
     while true {
-      let result = call.onShadowWithoutWaiting()
-      if result != -MN_EAGAIN {
-        if result < 0 {
-          mn_set_errno(Int32(-result))
-          return -1
+      if looksAtShadow {
+        let result = call.onShadowWithoutWaiting()
+        if result != -MN_EAGAIN {
+          if result < 0 {
+            mn_set_errno(Int32(-result))
+            return -1
+          }
+          let endpoint = unsafe socket.pointee.endpoint.unsafelyUnwrapped
+          unsafe endpoint.pointee.kernel_rx_datagrams &+= 1
+          unsafe endpoint.pointee.kernel_rx_bytes &+= UInt64(result)
+          unsafe socket.pointee.byShadow = true
+          return result
         }
-        let endpoint = unsafe socket.pointee.endpoint.unsafelyUnwrapped
-        unsafe endpoint.pointee.kernel_rx_datagrams &+= 1
-        unsafe endpoint.pointee.kernel_rx_bytes &+= UInt64(result)
-        return result
       }
       if let size = unsafe take(socket, call) { return size }
-      if unsafe !mayWait || isNonblocking(socket, call.flags) {
+      // A wait that ends has looked at both.
+      looksAtShadow = true
+      if !waits {
         Wait.letLand()
         if let size = unsafe take(socket, call) { return size }
         unsafe Wait.settle(socket)
@@ -145,6 +152,7 @@ extension Socket {
       switch unsafe reader.pointee.peek() {
       case .record(let record):
         let size = unsafe deliver(socket, record, call)
+        unsafe socket.pointee.byShadow = false
         if call.flags & Int32(MN_MSG_PEEK) == 0 {
           unsafe reader.pointee.advance(record)
           unsafe reader.pointee.publish()

@@ -50,6 +50,8 @@ struct Socket {
   var cachedLossIsError: Bool
   /// Counts receives, so that the shadow is looked at now and then while the rings are busy.
   var turn: UInt32
+  /// The last datagram came by the shadow: it is looked at before a wait, else within one.
+  var byShadow: Bool
   /// The RX ring that is looked at first.
   var firstReader: Int
   /// When the engine last took something from the TX ring, by the cycle counter, and how far it was.
@@ -248,7 +250,7 @@ public func socketMade(_ fd: Int32, _ domain: Int32, _ type: Int32, _ protocolNu
     to: Socket(
       kind: Kind.socket, descriptors: 1, domain: domain, fd: fd, event: -1, kick: -1, undecided: true, watched: false, endpoint: nil, channel: nil, index: 0, home: 0, netns: 0,
       engineLost: false, refused: false, refusedGeneration: 0, local: .none, cached: .none, cachedLocal: .none,
-      cachedGeneration: process.pointee.generation, cachedToMachnet: false, cachedLossIsError: false, turn: 0, firstReader: 0, progress: 0,
+      cachedGeneration: process.pointee.generation, cachedToMachnet: false, cachedLossIsError: false, turn: 0, byShadow: true, firstReader: 0, progress: 0,
       progressHead: 0, fullCount: 0, watches: nil, writer: writer, readers: readers, next: nil))
   unsafe Socket.countWatched(socket)
   _ = unsafe mn_table_set(fd, socket)

@@ -72,10 +72,6 @@ enum Wait {
 
   private static func wait(_ socket: SocketPointer, _ fd: Int32, _ timeout: UInt64, forInput: Bool) -> Waited {
     guard let process = unsafe process, let directory = unsafe process.pointee.directory else { return .lost }
-    for _ in 0..<16 {
-      if unsafe isReady(socket, forInput) { return .ready }
-      mn_pause()
-    }
     var mask: UInt64 = 0
     unsafe mn_sys_signals_block(&mask)
     defer { unsafe mn_sys_signals_restore(&mask) }
@@ -206,9 +202,9 @@ enum Wait {
       guard let sender = unsafe process.pointee.senders[place], unsafe sender.pointee.isOffloaded else { continue }
       var limit: UInt64 = 0
       while unsafe sender.pointee.isOffloaded && Socket.hasUnsent(sender) {
-        // An engine that was asleep needs some 100 us to be there; one that is away for milliseconds is not waited for.
+        // An engine that was asleep needs some 100 us to be there; one that is away for long is not waited for.
         let now = mn_sys_nanoseconds()
-        if limit == 0 { limit = now &+ 5_000_000 } else if now > limit { return }
+        if limit == 0 { limit = now &+ 20_000_000 } else if now > limit { return }
         _ = mn_sys_yield()
       }
     }
@@ -240,6 +236,10 @@ struct Spinner {
   private let end: UInt64
   private let yields: Bool
   private var turn: UInt32 = 0
+  /// The rings are looked at until then before the core is given away again, cycles.
+  private var lookUntil: UInt64 = 0
+  /// The longest that a yield makes us look, cycles: about what two context switches cost.
+  private static var longest: UInt64 { 6000 }
 
   init(_ directory: Directory, start: UInt64, deadline: UInt64) {
     end = unsafe min(start &+ UInt64(directory.header.pointee.spin_nanoseconds), deadline)
@@ -249,12 +249,23 @@ struct Spinner {
   /// Lets the processor go (or pauses) once.
   @inline(__always)
   mutating func step() -> Step {
-    turn &+= 1
     if yields {
+      let start = mn_cycles()
+      if start < lookUntil {
+        mn_pause()
+        return .look
+      }
+      turn &+= 1
       _ = mn_sys_yield()
-      if mn_sys_nanoseconds() >= end { return .over }
-      return turn & 7 == 0 ? .lookAtKernel : .look
+      // As long as half of what the yield took, a context switch: who is waited for may need as long, and giving up too
+      // soon costs two more of them.
+      let end = mn_cycles()
+      lookUntil = end &+ min((end &- start) / 2, Spinner.longest)
+      if turn & 3 == 0 && mn_sys_nanoseconds() >= end { return .over }
+      // Soon for what has come by the shadow, then now and then.
+      return turn == 2 || turn & 7 == 0 ? .lookAtKernel : .look
     }
+    turn &+= 1
     for _ in 0..<8 { mn_pause() }
     if turn & 15 == 0 && mn_sys_nanoseconds() >= end { return .over }
     return turn & 63 == 0 ? .lookAtKernel : .look
