@@ -155,6 +155,8 @@ extension OneAtATime {
             xfrdfile: "\(path)/xfrd.state"
             xfrdir: "\(path)"
             ip-freebind: yes
+            rrl-ratelimit: 0
+            rrl-whitelist-ratelimit: 0
             ipv4-edns-size: 4096
           remote-control:
             control-enable: no
