@@ -36,6 +36,8 @@ struct Core: ~Copyable {
   /// Slots of endpoints whose RX ring has something that is not yet published.
   let touched = Table<UInt32>(count: Core.touchedMax)
   var touchedCount = 0
+  /// Whether this iteration put anything into an RX ring.
+  var hasDelivered = false
   /// Whether this iteration woke somebody.
   var wokeSomebody = false
   let ports = Table<Port>(count: EngineLimits.ports)
@@ -94,6 +96,7 @@ struct Core: ~Copyable {
   mutating func begin() {
     now = clock.now()
     wokeSomebody = false
+    hasDelivered = false
     mailbox.count(.iterations)
   }
 
@@ -255,6 +258,7 @@ struct Core: ~Copyable {
 
   @inline(__always) @_noLocks
   mutating func wakeTouched() {
+    if touchedCount != 0 { hasDelivered = true }
     var place = 0
     while place < touchedCount {
       let slot = touched[place]

@@ -18,6 +18,8 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
   private let ports: UnsafeMutablePointer<IO>
   private(set) var portCount = 0
   private var courtesy = Courtesy()
+  /// In this round.
+  private var framesSent = 0
   private var idleSince: UInt64 = 0
   private var nextTick: UInt64 = 0
   private var nextCalibration: UInt64 = 0
@@ -52,7 +54,15 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
     while !isStopped {
       if iterate() {
         idleSince = core.now
-        if sharesCore && core.wokeSomebody { mn_linux_yield() }
+        if sharesCore && core.wokeSomebody {
+          mn_linux_yield()
+        } else if core.hasDelivered {
+          // Answers may be on their way.
+          courtesy.stay()
+        } else if framesSent > 0 && framesSent < packetBurst / 4 {
+          // A few frames for somebody who may be waiting for this very core: the engine at a memif's other end.
+          courtesy.make()
+        }
         continue
       }
       switch polling {
@@ -79,6 +89,7 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
   /// - Returns: whether there was anything to do.
   public mutating func iterate() -> Bool {
     core.begin()
+    framesSent = 0
     var progress = core.takeCommands()
     if portCount != 0 && receive() { progress = true }
     core.scanReady(all: false)
@@ -140,6 +151,7 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
         let taken = unsafe ports[port].transmit(core.ports[port].queue.base + first, count: count)
         for index in first + taken..<first + count { bytes -= Int(core.ports[port].queue[index].length) }
         core.departed(taken, bytes: bytes, UInt32(port))
+        framesSent += taken
         if taken != 0 { progress = true }
         if taken < count { break }
       }
@@ -214,27 +226,45 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
 }
 
 /// How an engine rests, ns.
-/// Giving the core to whoever else wants it. A yield that comes back at once had no taker; then the next few empty rounds
-/// do without, because a system call costs more than a round.
+/// Giving the core to whoever else wants it. What a yield costs is what it tells: one that comes back at once had no taker,
+/// and then the next few empty rounds do without, because a system call costs more than a round.
 private struct Courtesy {
   /// The quickest yield so far, cycles: one without a taker.
   private var quickest = UInt64.max
-  private var isAlone = false
-  private var skipped = 0
-  private static var skips: Int { 8 }
+  /// The last one.
+  private var last: UInt64 = 0
+  private var keepUntil: UInt64 = 0
+  /// Rounds (some 150 cycles each) that an engine alone on its core does between two yields, in cycles.
+  private static var alone: UInt64 { 4_000 }
+  /// The longest stay after a delivery, cycles: about what two context switches cost.
+  private static var longest: UInt64 { 8_000 }
 
+  private var isAlone: Bool { last / 2 < quickest }
+
+  /// After an empty round.
   mutating func yield() {
-    if isAlone && skipped < Courtesy.skips {
-      skipped += 1
+    let start = mn_cycles()
+    if start < keepUntil {
       mn_pause()
       return
     }
-    skipped = 0
-    let start = mn_cycles()
     mn_linux_yield()
-    let taken = mn_cycles() &- start
-    quickest = min(quickest, taken)
-    isAlone = taken / 2 < quickest
+    let end = mn_cycles()
+    last = end &- start
+    quickest = min(quickest, last)
+    if isAlone { keepUntil = end &+ Courtesy.alone }
+  }
+
+  /// Looks on for about as long as a context switch takes: giving the core away just before an answer costs two of them.
+  mutating func stay() {
+    keepUntil = mn_cycles() &+ min(last / 2, Courtesy.longest)
+  }
+
+  /// Gives the core away at once, if anybody took it the last time.
+  mutating func make() {
+    if isAlone { return }
+    keepUntil = 0
+    yield()
   }
 }
 
