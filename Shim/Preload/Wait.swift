@@ -233,7 +233,8 @@ enum Wait {
 struct Spinner {
   enum Step { case look, lookAtKernel, over }
 
-  private let end: UInt64
+  /// When to stop, CLOCK_MONOTONIC ns.
+  private let deadline: UInt64
   private let yields: Bool
   private var turn: UInt32 = 0
   /// The rings are looked at until then before the core is given away again, cycles.
@@ -242,7 +243,7 @@ struct Spinner {
   private static var longest: UInt64 { 6000 }
 
   init(_ directory: Directory, start: UInt64, deadline: UInt64) {
-    end = unsafe min(start &+ UInt64(directory.header.pointee.spin_nanoseconds), deadline)
+    self.deadline = unsafe min(start &+ UInt64(directory.header.pointee.spin_nanoseconds), deadline)
     yields = unsafe directory.header.pointee.yield_while_spinning != 0
   }
 
@@ -259,15 +260,15 @@ struct Spinner {
       _ = mn_sys_yield()
       // As long as half of what the yield took, a context switch: who is waited for may need as long, and giving up too
       // soon costs two more of them.
-      let end = mn_cycles()
-      lookUntil = end &+ min((end &- start) / 2, Spinner.longest)
-      if turn & 3 == 0 && mn_sys_nanoseconds() >= end { return .over }
+      let back = mn_cycles()
+      lookUntil = back &+ min((back &- start) / 2, Spinner.longest)
+      if turn & 3 == 0 && mn_sys_nanoseconds() >= deadline { return .over }
       // Soon for what has come by the shadow, then now and then.
       return turn == 2 || turn & 7 == 0 ? .lookAtKernel : .look
     }
     turn &+= 1
     for _ in 0..<8 { mn_pause() }
-    if turn & 15 == 0 && mn_sys_nanoseconds() >= end { return .over }
+    if turn & 15 == 0 && mn_sys_nanoseconds() >= deadline { return .over }
     return turn & 63 == 0 ? .lookAtKernel : .look
   }
 }

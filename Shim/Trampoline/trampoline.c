@@ -15,6 +15,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -165,6 +166,13 @@ static inline __attribute__((always_inline)) void *entry_of(int fd) {
   X(epoll_wait, int, (int, struct epoll_event *, int, int))                                                       \
   X(epoll_pwait, int, (int, struct epoll_event *, int, int, const sigset_t *))                                    \
   X(epoll_pwait2, int, (int, struct epoll_event *, int, const struct timespec *, const sigset_t *))               \
+  X(execve, int, (const char *, char *const *, char *const *))                                                    \
+  X(execvpe, int, (const char *, char *const *, char *const *))                                                   \
+  X(fexecve, int, (int, char *const *, char *const *))                                                            \
+  X(posix_spawn, int, (pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *,      \
+                       char *const *, char *const *))                                                             \
+  X(posix_spawnp, int, (pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *,     \
+                        char *const *, char *const *))                                                            \
   X(syscall, long, (long, ...))
 
 #define DECLARE(name, result, arguments) result(*name) arguments;
@@ -183,11 +191,30 @@ static __attribute__((cold, noinline)) void resolve(void) {
 
 static int log_level;
 
+// What a program started by this one needs to find the shim and the daemon: "LD_PRELOAD=<path>", "MACHNET_SOCKET=<path>".
+static char preload_setting[PATH_MAX + 16], socket_setting[160];
+static const char *preload_path = preload_setting + sizeof "LD_PRELOAD=" - 1;
+
+static void remember_environment(void) {
+  Dl_info self;
+  if (dladdr((void *)remember_environment, &self) && self.dli_fname && self.dli_fname[0] == '/' &&
+      strlen(self.dli_fname) < PATH_MAX) {
+    strcpy(preload_setting, "LD_PRELOAD=");
+    strcat(preload_setting, self.dli_fname);
+  }
+  const char *socket = secure_getenv("MACHNET_SOCKET");
+  if (socket && strlen(socket) < 128) {
+    strcpy(socket_setting, "MACHNET_SOCKET=");
+    strcat(socket_setting, socket);
+  }
+}
+
 __attribute__((constructor(101))) static void start(void) {
   if (!real.socket) resolve();
   const char *wanted = secure_getenv("MACHNET_LOG");
   if (wanted) log_level = !strcmp(wanted, "debug") ? 3 : !strcmp(wanted, "info") ? 2 : !strcmp(wanted, "error") ? 1 : 0;
   int saved = errno;
+  remember_environment();
   mn_hook_start();
   errno = saved;
   pthread_atfork(mn_hook_fork_prepare, mn_hook_fork_parent, mn_hook_fork_child);
@@ -737,6 +764,75 @@ EXPORT int epoll_pwait2(int epfd, struct epoll_event *events, int capacity, cons
   // Beyond about 290 years the nanoseconds would not fit: for ever.
   int64_t limit = !timeout || timeout->tv_sec > INT64_MAX / 1000000000 - 1 ? -1 : timeout->tv_sec * 1000000000 + timeout->tv_nsec;
   return mn_hook_epoll_wait(epoll, epfd, events, capacity, limit, mask);
+}
+
+// Programs that start others with an environment of their own making would leave the shim behind: what is missing of
+// it is added. On the stack, because the caller may be the child of a vfork.
+static bool starts_with(const char *text, const char *start) { return strncmp(text, start, strlen(start)) == 0; }
+
+static bool keeps_preload(char *const *environment) {
+  if (!preload_setting[0] || !environment) return true;
+  for (; *environment; environment++)
+    if (starts_with(*environment, "LD_PRELOAD=") && strstr(*environment, preload_path)) return true;
+  return false;
+}
+static size_t setting_count(char *const *environment) {
+  size_t count = 0;
+  while (environment[count]) count++;
+  return count;
+}
+// `room` for the old settings, two more and the end; `joined` for an LD_PRELOAD that names others as well.
+static char *const *with_preload(char *const *environment, char **room, char *joined) {
+  size_t count = 0;
+  bool named = false, socket = !socket_setting[0];
+  for (; *environment; environment++) {
+    char *setting = *environment;
+    if (starts_with(setting, "MACHNET_SOCKET=")) socket = true;
+    if (!named && starts_with(setting, "LD_PRELOAD=")) {
+      named = true;
+      strcpy(joined, setting);
+      if (setting[sizeof "LD_PRELOAD=" - 1]) strcat(joined, ":");
+      strcat(joined, preload_path);
+      setting = joined;
+    }
+    room[count++] = setting;
+  }
+  if (!named) room[count++] = preload_setting;
+  if (!socket) room[count++] = socket_setting;
+  room[count] = NULL;
+  return room;
+}
+static size_t joined_size(char *const *environment) {
+  size_t longest = 0;
+  for (; *environment; environment++)
+    if (starts_with(*environment, "LD_PRELOAD=") && strlen(*environment) > longest) longest = strlen(*environment);
+  return longest + sizeof preload_setting + 2;
+}
+#define KEEPING(environment)                                                                                       \
+  (LIKELY(keeps_preload(environment))                                                                              \
+       ? (environment)                                                                                             \
+       : with_preload(environment, __builtin_alloca((setting_count(environment) + 3) * sizeof(char *)),           \
+                      __builtin_alloca(joined_size(environment))))
+
+EXPORT int execve(const char *path, char *const *arguments, char *const *environment) {
+  return REAL(execve)(path, arguments, KEEPING(environment));
+}
+EXPORT int execvpe(const char *file, char *const *arguments, char *const *environment) {
+  return REAL(execvpe)(file, arguments, KEEPING(environment));
+}
+EXPORT int fexecve(int fd, char *const *arguments, char *const *environment) {
+  return REAL(fexecve)(fd, arguments, KEEPING(environment));
+}
+// The forms without an environment of their own pass on what the process has, which unsetenv may have changed.
+EXPORT int execv(const char *path, char *const *arguments) { return execve(path, arguments, environ); }
+EXPORT int execvp(const char *file, char *const *arguments) { return execvpe(file, arguments, environ); }
+EXPORT int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
+                       const posix_spawnattr_t *attributes, char *const *arguments, char *const *environment) {
+  return REAL(posix_spawn)(pid, path, actions, attributes, arguments, KEEPING(environment));
+}
+EXPORT int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *actions,
+                        const posix_spawnattr_t *attributes, char *const *arguments, char *const *environment) {
+  return REAL(posix_spawnp)(pid, file, actions, attributes, arguments, KEEPING(environment));
 }
 
 // libuv, some runtimes and test suites name these calls by number.

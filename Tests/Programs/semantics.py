@@ -425,6 +425,20 @@ def case_fork():
     say(b.recv(100))
 
 
+def case_child_programs():
+    """Programs started with an environment of the program's own making see it, but for what the shim adds of itself."""
+    import subprocess
+    show = [sys.executable, "-c", "import os; print(sorted(k for k in os.environ if k not in "
+            "('LD_PRELOAD', 'MACHNET_SOCKET', 'LC_CTYPE', 'MACHNET_LOG')))"]
+    for environment in ({}, {"A": "1"}, {"A": "1", "LD_PRELOAD": ""}):
+        say(subprocess.run(show, env=environment, capture_output=True, text=True).stdout.strip())
+    a, b = pair()
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import socket, sys; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM);"
+         "s.sendto(b'from a child', ('127.0.0.1', int(sys.argv[1])))", str(b.getsockname()[1])], env={})
+    say(b.recv(100), child.wait())
+
+
 def case_many_messages():
     """sendmmsg and recvmmsg, which Python does not have."""
     libc = ctypes.CDLL(None, use_errno=True)
