@@ -153,7 +153,7 @@ extension Watch {
     if unsafe epoll.pointee.attached == 0, let process = unsafe process {
       // The daemon's end must wake the program: a connection that hangs up is always reported.
       unsafe withEvent(0, tag) {
-        _ = unsafe mn_sys_epoll_ctl(epfd, Int32(MN_EPOLL_CTL_ADD), process.pointee.control, $0)
+        _ = unsafe mn_sys_epoll_ctl(epfd, Int32(MN_EPOLL_CTL_ADD), Process.connection(process), $0)
       }
     }
     // A watch is reported for what is there already, edge-triggered or not.

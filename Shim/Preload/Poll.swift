@@ -96,7 +96,7 @@ private struct PollWait {
       unsafe all[extra] = mn_pollfd(descriptor: sleeps ? socket.pointee.event : -1, events: Int16(MN_POLLIN), returned: 0)
       extra += 1
     }
-    unsafe all[extra] = mn_pollfd(descriptor: left != 0 ? process.pointee.control : -1, events: 0, returned: 0)
+    unsafe all[extra] = mn_pollfd(descriptor: left != 0 ? Process.connection(process) : -1, events: 0, returned: 0)
     let result = unsafe Wait.sleep(all, UInt64(extra + 1), left, mask)
     if result < 0 { return result }
     if unsafe all[extra].returned != 0 { _ = unsafe Loss.check(process) }

@@ -87,6 +87,13 @@ public func start() {
 }
 
 extension Process {
+  /// The connection that hangs up when the daemon goes: our own, or after a fork the one that we inherited.
+  static func connection(_ process: ProcessPointer) -> Int32 {
+    if unsafe process.pointee.control >= 0 { return unsafe process.pointee.control }
+    let inherited = unsafe process.pointee.lifelineCount
+    return unsafe inherited > 0 ? process.pointee.lifelines[inherited - 1] : -1
+  }
+
   /// Works out which rules name this program when the rule set has changed since. The caller holds the lock.
   static func refreshMask(_ process: ProcessPointer) {
     guard let directory = unsafe process.pointee.directory else { return }

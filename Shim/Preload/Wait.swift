@@ -123,7 +123,7 @@ enum Wait {
   ) -> Waited? {
     var entries: InlineArray<3, mn_pollfd> = .init(repeating: mn_pollfd(descriptor: -1, events: 0, returned: 0))
     entries[0] = mn_pollfd(descriptor: forInput ? fd : -1, events: Int16(MN_POLLIN), returned: 0)
-    entries[1] = unsafe mn_pollfd(descriptor: process.pointee.control, events: 0, returned: 0)
+    entries[1] = unsafe mn_pollfd(descriptor: Process.connection(process), events: 0, returned: 0)
     if left != 0 { entries[2] = unsafe mn_pollfd(descriptor: socket.pointee.event, events: Int16(MN_POLLIN), returned: 0) }
     let result = unsafe withUnsafeMutableBytes(of: &entries) { bytes -> Int32 in
       let entries = unsafe bytes.baseAddress!.assumingMemoryBound(to: mn_pollfd.self)
@@ -288,9 +288,9 @@ enum Loss {
   ///
   /// - Returns: whether the daemon is gone.
   static func check(_ process: ProcessPointer) -> Bool {
-    let control = unsafe process.pointee.control
-    if control >= 0 {
-      var entry = mn_pollfd(descriptor: control, events: 0, returned: 0)
+    let connection = unsafe Process.connection(process)
+    if connection >= 0 {
+      var entry = mn_pollfd(descriptor: connection, events: 0, returned: 0)
       var none = mn_timespec(seconds: 0, nanoseconds: 0)
       if unsafe mn_sys_ppoll(&entry, 1, &none, nil) <= 0 || entry.returned == 0 { return false }
     }
@@ -298,6 +298,10 @@ enum Loss {
     defer { unsafe Lock.release(&process.pointee.lock) }
     unsafe mn_log(2, "the daemon has gone: every socket goes on through the kernel", 0, 0)
     unsafe Control.lose(process)
+    while unsafe process.pointee.lifelineCount > 0 {
+      unsafe process.pointee.lifelineCount -= 1
+      Process.drop(unsafe process.pointee.lifelines[process.pointee.lifelineCount])
+    }
     unsafe process.pointee.lastAttempt = mn_sys_nanoseconds()
     for index in 0..<(unsafe process.pointee.channelCount) { unsafe process.pointee.channels[index].full = true }
     var lost = 0
