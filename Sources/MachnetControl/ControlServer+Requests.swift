@@ -67,6 +67,17 @@ extension ControlServer {
 
   // MARK: Endpoints
 
+  /// The engine that serves an endpoint's TX ring: one with a queue on the interface that its datagrams will leave by.
+  private func homeEngine(_ index: UInt32, address: UInt32, peer: Peer?) -> UInt32 {
+    let serving = engines.map { $0.options.interfaces.map(\.address) }
+    var interface: UInt32? = serving.joined().contains(address) ? address : nil
+    if interface == nil, let peer, let route = directory.directory.route(to: peer.address) {
+      interface = directory.directory.interface(route).address
+    }
+    let able = HomeEngine.candidates(serving: serving, interface: interface)
+    return UInt32(able[Int(index) % able.count])
+  }
+
   private func open(
     _ request: mn_request, _ descriptor: Descriptor, _ channel: Channel, _ connection: Connection,
     _ reply: inout mn_reply
@@ -89,7 +100,7 @@ extension ControlServer {
 
     let endpoint = Endpoint(
       reference: EndpointReference(channel: channel.identifier, index: index), shadow: shadow, netns: netnsIndex,
-      address: address, peer: peer, homeEngine: index % UInt32(engines.count), event: event,
+      address: address, peer: peer, homeEngine: homeEngine(index, address: address, peer: peer), event: event,
       program: connection.program, pid: connection.pid)
     generation &+= 1
     channel.endpoints[Int(index)] = endpoint
