@@ -82,7 +82,6 @@ enum Control {
       return false
     }
     unsafe process.pointee.directory = directory
-    unsafe process.pointee.epoch = directory.header.pointee.epoch
     // Any value but the present one: the program's mask is to be worked out.
     unsafe process.pointee.generation = directory.rulesGeneration &- 1
     return true

@@ -35,7 +35,6 @@ struct Process {
   /// When the daemon was last looked for, CLOCK_MONOTONIC ns.
   var lastAttempt: UInt64
   var directory: Directory?
-  var epoch: UInt64
   var generation: UInt32
   var mask: ProgramMask
   var channels: UnsafeMutablePointer<Channel>
@@ -71,7 +70,7 @@ public func start() {
   guard let channels = unsafe mn_sys_map(MemoryLayout<Channel>.stride * Int(MN_CHANNELS_PER_PROCESS_MAX)) else { return }
   unsafe process.initialize(
     to: Process(
-      lock: 0, control: -1, greeting: false, sequence: 0, lastAttempt: 0, directory: nil, epoch: 0, generation: 0,
+      lock: 0, control: -1, greeting: false, sequence: 0, lastAttempt: 0, directory: nil, generation: 0,
       mask: ProgramMask(), channels: channels.bindMemory(to: Channel.self, capacity: Int(MN_CHANNELS_PER_PROCESS_MAX)),
       channelCount: 0, senders: .init(repeating: nil), senderNext: 0, lostSockets: 0, lifelines: .init(repeating: -1), lifelineCount: 0, sockets: SocketSlab(),
       executable: .init(repeating: 0), called: .init(repeating: 0)))
@@ -153,9 +152,6 @@ public func forkPrepare() {
     _ = unsafe mn_fetch_add_u32(UnsafeMutableRawPointer(endpoint) + Int(MN_OFFSET_ENDPOINT_REFERENCES), 1)
   }
 }
-
-@c(mn_hook_fork_parent)
-public func forkParent() {}
 
 /// The child keeps the parent's connection as a life line of the shared channels, and opens its own when it needs one.
 @c(mn_hook_fork_child)

@@ -152,7 +152,6 @@ extension Socket {
         // A signal handler sends while the thread it interrupted is inside this socket: the shadow has no such lock.
         return unsafe countedOnShadow(socket, call)
       case .full:
-        unsafe socket.pointee.fullCount &+= 1
         unsafe self.ring(socket, directory)
         if unsafe engineIsGone(socket, process) { return unsafe countedOnShadow(socket, call) }
         if unsafe isNonblocking(socket, call.flags) {

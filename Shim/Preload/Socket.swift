@@ -57,8 +57,6 @@ struct Socket {
   /// When the engine last took something from the TX ring, by the cycle counter, and how far it was.
   var progress: UInt64
   var progressHead: UInt64
-  /// TX found full since the last time EPOLLOUT was reported (edge-triggered waiters).
-  var fullCount: UInt32
   /// The epolls that watch it.
   var watches: UnsafeMutablePointer<Watch>?
   var writer: UnsafeMutablePointer<RingWriter>
@@ -251,7 +249,7 @@ public func socketMade(_ fd: Int32, _ domain: Int32, _ type: Int32, _ protocolNu
       kind: Kind.socket, descriptors: 1, domain: domain, fd: fd, event: -1, kick: -1, undecided: true, watched: false, endpoint: nil, channel: nil, index: 0, home: 0, netns: 0,
       engineLost: false, refused: false, refusedGeneration: 0, local: .none, cached: .none, cachedLocal: .none,
       cachedGeneration: process.pointee.generation, cachedToMachnet: false, cachedLossIsError: false, turn: 0, byShadow: true, firstReader: 0, progress: 0,
-      progressHead: 0, fullCount: 0, watches: nil, writer: writer, readers: readers, next: nil))
+      progressHead: 0, watches: nil, writer: writer, readers: readers, next: nil))
   unsafe Socket.countWatched(socket)
   _ = unsafe mn_table_set(fd, socket)
 }

@@ -100,7 +100,6 @@ int mn_hook_select(int count, void *read, void *write, void *except, const struc
 int mn_hook_epoll_ctl(void *epoll, void *socket, int epfd, int operation, int fd, void *event);
 int mn_hook_epoll_wait(void *epoll, int epfd, void *events, int capacity, int64_t timeout, const void *mask);
 void mn_hook_fork_prepare(void);
-void mn_hook_fork_parent(void);
 void mn_hook_fork_child(void);
 
 // ------------------------------------------------------------------------------------------------------ state
@@ -217,7 +216,7 @@ __attribute__((constructor(101))) static void start(void) {
   remember_environment();
   mn_hook_start();
   errno = saved;
-  pthread_atfork(mn_hook_fork_prepare, mn_hook_fork_parent, mn_hook_fork_child);
+  pthread_atfork(mn_hook_fork_prepare, NULL, mn_hook_fork_child);
 }
 
 int32_t mn_get_errno(void) { return errno; }
@@ -230,8 +229,6 @@ uint32_t mn_thread_id(void) {
 }
 void mn_thread_id_forget(void) { thread_id = 0; }
 
-int32_t mn_real_socket(int32_t d, int32_t t, int32_t p) { return REAL(socket)(d, t, p); }
-int32_t mn_real_close(int32_t fd) { return REAL(close)(fd); }
 int32_t mn_real_bind(int32_t fd, const void *a, uint32_t l) { return REAL(bind)(fd, a, l); }
 int32_t mn_real_connect(int32_t fd, const void *a, uint32_t l) { return REAL(connect)(fd, a, l); }
 int64_t mn_real_sendto(int32_t fd, const void *p, size_t n, int32_t f, const void *a, uint32_t l) {
@@ -244,10 +241,8 @@ int64_t mn_real_recvfrom(int32_t fd, void *p, size_t n, int32_t f, void *a, uint
 int64_t mn_real_recvmsg(int32_t fd, struct mn_msghdr *m, int32_t f) { return REAL(recvmsg)(fd, (void *)m, f); }
 int32_t mn_real_getsockopt(int32_t fd, int32_t v, int32_t n, void *p, uint32_t *l) { return REAL(getsockopt)(fd, v, n, p, l); }
 int32_t mn_real_setsockopt(int32_t fd, int32_t v, int32_t n, const void *p, uint32_t l) { return REAL(setsockopt)(fd, v, n, p, l); }
-int32_t mn_real_getsockname(int32_t fd, void *a, uint32_t *l) { return REAL(getsockname)(fd, a, l); }
 int32_t mn_real_getpeername(int32_t fd, void *a, uint32_t *l) { return REAL(getpeername)(fd, a, l); }
 int32_t mn_real_shutdown(int32_t fd, int32_t how) { return REAL(shutdown)(fd, how); }
-int32_t mn_real_fcntl(int32_t fd, int32_t command, int64_t argument) { return REAL(fcntl)(fd, command, argument); }
 int32_t mn_real_ioctl(int32_t fd, uint64_t request, void *argument) { return REAL(ioctl)(fd, request, argument); }
 int32_t mn_real_ppoll(struct mn_pollfd *e, uint64_t n, const struct mn_timespec *t, const void *m) {
   return REAL(ppoll)((void *)e, n, (const void *)t, m);

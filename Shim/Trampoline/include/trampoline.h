@@ -115,8 +115,6 @@ uint32_t mn_thread_id(void);
 void mn_thread_id_forget(void);
 
 // libc's own implementations (errno, cancellation points and all), found by RTLD_NEXT.
-int32_t mn_real_socket(int32_t domain, int32_t type, int32_t protocol);
-int32_t mn_real_close(int32_t fd);
 int32_t mn_real_bind(int32_t fd, const void *address, uint32_t length);
 int32_t mn_real_connect(int32_t fd, const void *address, uint32_t length);
 int64_t mn_real_sendto(int32_t fd, const void *data, size_t size, int32_t flags, const void *address, uint32_t length);
@@ -125,10 +123,8 @@ int64_t mn_real_recvfrom(int32_t fd, void *data, size_t size, int32_t flags, voi
 int64_t mn_real_recvmsg(int32_t fd, struct mn_msghdr *message, int32_t flags);
 int32_t mn_real_getsockopt(int32_t fd, int32_t level, int32_t name, void *value, uint32_t *length);
 int32_t mn_real_setsockopt(int32_t fd, int32_t level, int32_t name, const void *value, uint32_t length);
-int32_t mn_real_getsockname(int32_t fd, void *address, uint32_t *length);
 int32_t mn_real_getpeername(int32_t fd, void *address, uint32_t *length);
 int32_t mn_real_shutdown(int32_t fd, int32_t how);
-int32_t mn_real_fcntl(int32_t fd, int32_t command, int64_t argument);
 int32_t mn_real_ioctl(int32_t fd, uint64_t request, void *argument);
 int32_t mn_real_ppoll(struct mn_pollfd *entries, uint64_t count, const struct mn_timespec *timeout, const void *mask);
 int32_t mn_real_pselect(int32_t count, void *read, void *write, void *except, const struct mn_timespec *timeout, const void *mask);
