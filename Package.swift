@@ -52,6 +52,7 @@ let package = Package(
     .target(name: "CMachnetABI", path: "Compat/CMachnetABI", cSettings: cStrict),
     .target(name: "CLinux", path: "Compat/CLinux", cSettings: cStrict),
     .target(name: "CNuma", path: "Compat/CNuma", cSettings: cStrict, linkerSettings: [.linkedLibrary("numa")]),
+    .target(name: "CElf", path: "Compat/CElf", cSettings: cStrict, linkerSettings: [.linkedLibrary("elf")]),
     .target(
       name: "CDPDK", path: "Compat/CDPDK", cSettings: cStrict + [.unsafeFlags(dpdkFlags)],
       linkerSettings: [
@@ -75,6 +76,7 @@ let package = Package(
         "CMachnetABI", "CLinux", "MachnetChannel", "MachnetEngine", "Yams",
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: strict),
+    .target(name: "MachnetInspect", dependencies: ["CElf"], swiftSettings: strict),
     .executableTarget(
       name: "machnetd",
       dependencies: [
@@ -85,7 +87,7 @@ let package = Package(
     .executableTarget(
       name: "machnet",
       dependencies: [
-        "CMachnetABI", "CLinux", "MachnetControl",
+        "CMachnetABI", "CLinux", "MachnetControl", "MachnetInspect",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ], swiftSettings: strict),
 
@@ -114,6 +116,7 @@ let package = Package(
         "CMachnetABI", "CLinux", "MachnetChannel", "MachnetControl", "MachnetEngine",
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: strict),
+    .testTarget(name: "InspectTests", dependencies: ["CElf", "MachnetInspect"], swiftSettings: strict),
     .testTarget(name: "WireTests", dependencies: ["MachnetWire"], swiftSettings: strict),
     .testTarget(
       name: "DPDKTests", dependencies: ["MachnetDPDK", "MachnetEngine"],

@@ -52,14 +52,14 @@ private func isSanitizerRuntime(_ path: String) -> Bool {
     .contains { name.hasPrefix($0) }
 }
 
-private func executable() -> String? {
+func executable() -> String? {
   var path = [CChar](repeating: 0, count: Int(PATH_MAX) + 1)
   let length = unsafe readlink("/proc/self/exe", &path, path.count - 1)
   return length > 0 ? String(decoding: path[..<length].map { UInt8(bitPattern: $0) }, as: UTF8.self) : nil
 }
 
 /// Beside this program, as the build puts it, or in ../lib, as an installation does.
-private func preloadLibrary() -> String? {
+func preloadLibrary() -> String? {
   guard let own = executable(), let slash = own.lastIndex(of: "/") else { return nil }
   let directory = own[..<slash]
   let parent = directory.lastIndex(of: "/").map { directory[..<$0] } ?? ""

@@ -42,7 +42,7 @@ func readable(_ report: StatusReport) -> String {
           socket.program, "\(socket.pid)", socket.local + (socket.netns == 0 ? "" : " (netns \(socket.netns))"),
           socket.peer ?? "-", socket.verdict + (socket.ruleLine.map { " (line \($0))" } ?? ""), socket.transport ?? "-",
           amount(socket.engine.rx), amount(socket.engine.tx), amount(socket.kernel.rx), amount(socket.kernel.tx),
-          "\(socket.wakeups)", listed(socket.drops),
+          "\(socket.wakeups)", listed(drops: socket.drops),
         ]
       }))
   parts.append(
@@ -61,7 +61,7 @@ func readable(_ report: StatusReport) -> String {
           "\(engine.index)", engine.cpu.map { "\($0)" } ?? "-", engine.polling, engine.sleeping ? "asleep" : "awake",
           traffic("rxPackets", "rxBytes"), traffic("txPackets", "txBytes"), traffic("localDatagrams", "localBytes"),
           "\(count("sleeps"))", "\(count("wakeups"))",
-          listed(engine.drops),
+          listed(drops: engine.drops),
         ]
       }))
   if !report.interfaces.isEmpty {
@@ -113,7 +113,7 @@ private func size(_ bytes: UInt64) -> String {
   return value < 100 ? "\(tenths / 10).\(tenths % 10)\(prefix)" : "\(Int(value.rounded()))\(prefix)"
 }
 
-private func listed(_ drops: [String: UInt64]) -> String {
+private func listed(drops: [String: UInt64]) -> String {
   drops.isEmpty ? "-" : drops.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value)" }.joined(separator: ", ")
 }
 
