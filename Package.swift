@@ -70,6 +70,10 @@ let package = Package(
     .target(
       name: "MachnetDPDK", dependencies: ["CDPDK", "CNuma", "MachnetEngine"],
       swiftSettings: strict + [.unsafeFlags(dpdkSwiftFlags)]),
+    // A network to judge the engine by. Its runs are long: it is optimised in debug builds, too.
+    .target(
+      name: "MachnetSimulation", dependencies: ["MachnetEngine", "MachnetWire"],
+      swiftSettings: strict + [.unsafeFlags(["-O", "-wmo", "-num-threads", "1"], .when(configuration: .debug))]),
     .target(
       name: "MachnetControl",
       dependencies: [
@@ -121,6 +125,9 @@ let package = Package(
     .testTarget(
       name: "DPDKTests", dependencies: ["MachnetDPDK", "MachnetEngine"],
       swiftSettings: strict + [.unsafeFlags(dpdkSwiftFlags)]),
+    .testTarget(
+      name: "SimulationTests", dependencies: ["MachnetEngine", "MachnetSimulation", "MachnetWire"],
+      swiftSettings: strict),
     // Real programs, run as a user runs them; needs the built products, not the modules.
     .testTarget(name: "ProgramTests", swiftSettings: strict),
     .testTarget(
