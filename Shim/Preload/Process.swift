@@ -48,6 +48,10 @@ struct Process {
   var lifelines: InlineArray<8, Int32>
   var lifelineCount: Int
   var sockets: SocketSlab
+  /// How this process waits, where its environment says so: ns to look at the rings before a sleep, and whether to
+  /// yield between looks; -1: as the daemon says.
+  var spinNanoseconds: Int64
+  var yields: Int32
   var executable: InlineArray<64, CChar>
   var called: InlineArray<64, CChar>
 }
@@ -73,7 +77,7 @@ public func start() {
       lock: 0, control: -1, greeting: false, sequence: 0, lastAttempt: 0, directory: nil, generation: 0,
       mask: ProgramMask(), channels: channels.bindMemory(to: Channel.self, capacity: Int(MN_CHANNELS_PER_PROCESS_MAX)),
       channelCount: 0, senders: .init(repeating: nil), senderNext: 0, lostSockets: 0, lifelines: .init(repeating: -1), lifelineCount: 0, sockets: SocketSlab(),
-      executable: .init(repeating: 0), called: .init(repeating: 0)))
+      spinNanoseconds: Waiting.spin(), yields: Waiting.yields(), executable: .init(repeating: 0), called: .init(repeating: 0)))
   unsafe withUnsafeMutableBytes(of: &process.pointee.executable) { executable in
     unsafe withUnsafeMutableBytes(of: &process.pointee.called) { called in
       unsafe mn_program_names(
@@ -83,6 +87,37 @@ public func start() {
   }
   unsafe Control.greet(process)
   unsafe mn_process_set(raw)
+}
+
+/// Waiting options of one process (`machnet run --profile`). What is not understood is not obeyed.
+enum Waiting {
+  /// MACHNET_SPIN_US, 0...1,000,000.
+  static func spin() -> Int64 {
+    guard let text = unsafe mn_environment("MACHNET_SPIN_US") else { return -1 }
+    var value: Int64 = 0
+    var index = 0
+    while unsafe text[index] != 0 {
+      let digit = unsafe Int64(text[index]) - 48
+      if index == 7 || digit < 0 || digit > 9 { return -1 }
+      value = value * 10 + digit
+      index += 1
+    }
+    return index == 0 || value > 1_000_000 ? -1 : value * 1000
+  }
+
+  /// MACHNET_YIELD, true or false.
+  static func yields() -> Int32 {
+    guard let text = unsafe mn_environment("MACHNET_YIELD") else { return -1 }
+    return unsafe isWord(text, "true") ? 1 : isWord(text, "false") ? 0 : -1
+  }
+
+  private static func isWord(_ text: UnsafePointer<CChar>, _ word: StaticString) -> Bool {
+    // With its NUL.
+    for index in 0...word.utf8CodeUnitCount where unsafe UInt8(bitPattern: text[index]) != word.utf8Start[index] {
+      return false
+    }
+    return true
+  }
 }
 
 extension Process {

@@ -243,8 +243,14 @@ struct Spinner {
   private static var longest: UInt64 { 6000 }
 
   init(_ directory: Directory, start: UInt64, deadline: UInt64) {
-    self.deadline = unsafe min(start &+ UInt64(directory.header.pointee.spin_nanoseconds), deadline)
-    yields = unsafe directory.header.pointee.yield_while_spinning != 0
+    var spin = unsafe Int64(directory.header.pointee.spin_nanoseconds)
+    var yields = unsafe directory.header.pointee.yield_while_spinning != 0
+    if let process = unsafe process {
+      if unsafe process.pointee.spinNanoseconds >= 0 { unsafe spin = process.pointee.spinNanoseconds }
+      if unsafe process.pointee.yields >= 0 { unsafe yields = process.pointee.yields != 0 }
+    }
+    self.deadline = min(start &+ UInt64(spin), deadline)
+    self.yields = yields
   }
 
   /// Lets the processor go (or pauses) once.

@@ -7,6 +7,8 @@ public struct Config: Sendable, Equatable {
   public var control = Control()
   public var channel = Channel()
   public var waiting = Waiting()
+  /// By name: what `machnet run --profile NAME` changes of `waiting` for one program.
+  public var profiles = Profile.builtIn
   public var limits = Limits()
   public var flows: [Flow] = []
 
@@ -70,6 +72,37 @@ public struct Config: Sendable, Equatable {
     public var yields: Bool?
 
     public func yields(processors: Int) -> Bool { yields ?? (processors <= 4) }
+  }
+
+  /// A named set of waiting options for single programs.
+  public struct Profile: Sendable, Equatable {
+    /// 0...1,000,000; nil: as the daemon says.
+    public var spinMicroseconds: Int?
+    /// nil: as the daemon says.
+    public var yields: Bool?
+
+    public init(spinMicroseconds: Int? = nil, yields: Bool? = nil) {
+      self.spinMicroseconds = spinMicroseconds
+      self.yields = yields
+    }
+
+    /// There without a config; a config may say otherwise.
+    public static let builtIn: [String: Profile] = [
+      // A wait of up to a millisecond costs no wake-up, and a whole core.
+      "latency": Profile(spinMicroseconds: 1000),
+      // Sleeps soon, so that a burst gathers before the thread is woken for it.
+      "throughput": Profile(spinMicroseconds: 10),
+      // Engine or peer run on the same core: each look gives it away.
+      "shared-core": Profile(spinMicroseconds: 50, yields: true),
+    ]
+
+    /// How the preload library gets to know: environment variables and their values.
+    public var environment: [(name: String, value: String)] {
+      var variables: [(String, String)] = []
+      if let spinMicroseconds { variables.append(("MACHNET_SPIN_US", "\(spinMicroseconds)")) }
+      if let yields { variables.append(("MACHNET_YIELD", "\(yields)")) }
+      return variables
+    }
   }
 
   public struct Limits: Sendable, Equatable {

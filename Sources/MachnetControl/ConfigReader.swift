@@ -36,13 +36,14 @@ struct ConfigReader {
     var config = Config()
     guard let root = compose(yaml) else { return config }
     let top = mapping(
-      root, "the config", keys: ["interfaces", "engine", "control", "channel", "waiting", "limits", "flows"],
+      root, "the config", keys: ["interfaces", "engine", "control", "channel", "waiting", "profiles", "limits", "flows"],
       mayBeNull: true)
     config.interfaces = interfaces(top["interfaces"])
     config.engine = engine(top["engine"])
     config.control = control(top["control"])
     config.channel = channel(top["channel"])
     config.waiting = waiting(top["waiting"])
+    config.profiles.merge(profiles(top["profiles"])) { $1 }
     config.limits = limits(top["limits"])
     config.flows = flows(top["flows"])
     return config
@@ -173,6 +174,30 @@ struct ConfigReader {
     let choices: [String: Bool?] = ["auto": nil, "true": true, "false": false]
     waiting.yields = text(fields["yield"], "auto, true or false") { choices[$0] } ?? nil
     return waiting
+  }
+
+  private mutating func profiles(_ node: Node?) -> [String: Config.Profile] {
+    guard let node, !isNull(node) else { return [:] }
+    guard case .mapping(let pairs) = node else {
+      note(node, "expected profiles by name, found \(kind(node))")
+      return [:]
+    }
+    guard pairs.count <= 64 else {
+      note(node, "expected at most 64 profiles, found \(pairs.count)")
+      return [:]
+    }
+    var profiles: [String: Config.Profile] = [:]
+    for (key, value) in pairs {
+      guard let name = key.scalar?.string, !name.isEmpty, name.utf8.count <= 32, name.utf8.allSatisfy(isWord) else {
+        note(key, "expected a name of 1 to 32 letters, digits, '_' or '-', found \(kind(key))")
+        continue
+      }
+      let fields = mapping(value, "the profile '\(name)'", keys: ["spin-us", "yield"], mayBeNull: true)
+      profiles[name] = Config.Profile(
+        spinMicroseconds: integer(fields["spin-us"], 0...1_000_000, "microseconds"),
+        yields: text(fields["yield"], "true or false") { Bool($0) })
+    }
+    return profiles
   }
 
   private mutating func limits(_ node: Node?) -> Config.Limits {

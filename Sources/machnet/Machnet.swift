@@ -22,11 +22,11 @@ struct DaemonOptions: ParsableArguments {
     if socket != nil && config != nil { throw ValidationError("--socket and --config both name a daemon; give one") }
   }
 
-  /// The control socket, if the command line names one.
-  func statedSocket() throws -> String? {
-    guard let config else { return socket }
+  /// The config, if the command line names one.
+  func statedConfig() throws -> Config? {
+    guard let config else { return nil }
     do throws(ConfigFailure) {
-      return try Config.load(file: config).control.socket
+      return try Config.load(file: config)
     } catch {
       complain(error.description)
       throw ExitCode.failure
@@ -35,7 +35,7 @@ struct DaemonOptions: ParsableArguments {
 
   /// A connection to the daemon, or an explanation on standard error.
   func connect() throws -> ControlClient {
-    let path = try statedSocket() ?? environment("MACHNET_SOCKET") ?? defaultControlSocket
+    let path = try statedConfig()?.control.socket ?? socket ?? environment("MACHNET_SOCKET") ?? defaultControlSocket
     do throws(SystemError) {
       return try ControlClient(path: path)
     } catch {

@@ -1,16 +1,31 @@
 import ArgumentParser
+import CMachnetABI
 import Glibc
 import MachnetControl
+import MachnetInspect
 
 struct Run: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Runs a program whose marked flows leave the kernel.",
     discussion: """
-      The program's exit code is its own. 126: it could not be executed; 127: it was not found (as in a shell). \
-      MACHNET_LOG=debug has the preload library say what it does.
+      The program takes this process's place: signals reach it, and its exit code is its own. 125: refused by \
+      --strict; 126: it could not be executed; 127: it was not found (as in a shell). MACHNET_LOG=debug has the \
+      preload library say what it does.
+
+      Profiles: latency (looks at the rings for 1 ms before it sleeps), throughput (sleeps after 10 us, so that \
+      bursts gather), shared-core (gives the core away between looks), and those under 'profiles:' in the config.
       """)
 
   @OptionGroup var daemon: DaemonOptions
+
+  @Option(name: .long, help: "How the program waits: latency, throughput, shared-core or one of the config's profiles.")
+  var profile: String?
+
+  @Flag(name: .long, help: "Refuse to start what cannot be intercepted, or without a daemon that answers.")
+  var strict = false
+
+  @Flag(name: .long, help: "Print the command that would be executed, with its environment, and end.")
+  var dryRun = false
 
   @Argument(parsing: .captureForPassthrough, help: "The program and its arguments, after '--'.")
   var command: [String] = []
@@ -27,29 +42,86 @@ struct Run: ParsableCommand {
       complain("machnet: \(library) cannot be preloaded: a path with a space or colon is no entry of LD_PRELOAD")
       throw ExitCode(126)
     }
-    if let socket = try daemon.statedSocket() { _ = unsafe setenv("MACHNET_SOCKET", socket, 1) }
-    _ = unsafe setenv("LD_PRELOAD", mergedPreload(environment("LD_PRELOAD"), adding: library), 1)
+    let config = try daemon.statedConfig()
+    var variables = try waiting(config)
+    if let socket = config?.control.socket ?? daemon.socket { variables.append(("MACHNET_SOCKET", socket)) }
+    let runtimes = sanitizerRuntimes(of: program, environment: inspectionEnvironment())
+    variables.append(
+      ("LD_PRELOAD", mergedPreload(environment("LD_PRELOAD"), adding: library, sanitizersOfProgram: runtimes)))
+    if strict { try refuseUnlessCertain(program, library) }
+    if dryRun {
+      print("env " + (variables.map { "\($0.0)=\($0.1)" } + command).map(quotedForShell).joined(separator: " "))
+      return
+    }
+    for (name, value) in variables { _ = unsafe setenv(name, value, 1) }
     var arguments: [UnsafeMutablePointer<CChar>?] = unsafe command.map { unsafe strdup($0) } + [nil]
     _ = unsafe execvp(program, &arguments)
     let code = errno
     complain("machnet: \(program): \(unsafe String(cString: strerror(code)))")
     throw ExitCode(code == ENOENT ? 127 : 126)
   }
+
+  /// The profile's environment.
+  private func waiting(_ config: Config?) throws -> [(String, String)] {
+    guard let profile else { return [] }
+    let profiles = config?.profiles ?? Config.Profile.builtIn
+    guard let chosen = profiles[profile] else {
+      throw ValidationError(
+        "there is no profile '\(profile)', but \(profiles.keys.sorted().joined(separator: ", "))"
+          + (config == nil ? "; --config names a file with others" : ""))
+    }
+    return chosen.environment
+  }
+
+  private func refuseUnlessCertain(_ program: String, _ library: String) throws {
+    let refusal = ExitCode(125)
+    let inspection: Inspection
+    do throws(InspectionError) {
+      inspection = try Inspector(
+        preload: library, environment: inspectionEnvironment(), uid: geteuid(), gid: getegid()
+      ).inspect(program)
+    } catch {
+      complain("machnet: \(error)\nmachnet: not started (--strict)")
+      throw refusal
+    }
+    guard inspection.isInterceptable else {
+      complain("machnet: \(program) \(inspection.verdict)\nmachnet: not started (--strict); machnet inspect says more")
+      throw refusal
+    }
+    do {
+      let client = try daemon.connect()
+      let reply = try client.call(client.request(MN_REQUEST_HELLO))
+      guard reply.header.status == 0, reply.header.version == UInt16(MN_ABI_VERSION) else {
+        throw SystemError(EPROTO, "agree with the daemon (is it of another version?)")
+      }
+    } catch {
+      if let error = error as? SystemError { complain("machnet: cannot \(error)") }
+      complain("machnet: \(program) is not started (--strict)")
+      throw refusal
+    }
+  }
+}
+
+/// A word as a POSIX shell reads it back.
+func quotedForShell(_ word: String) -> String {
+  let plain = word.utf8.allSatisfy { byte in
+    switch byte {
+    case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"), UInt8(ascii: "0")...UInt8(ascii: "9"): true
+    default: "_-./:=,+@%".utf8.contains(byte)
+    }
+  }
+  return plain && !word.isEmpty ? word : "'" + word.replacing("'", with: "'\\''") + "'"
 }
 
 /// The preload list with one more library. What is there stays, in its order, but for the runtimes of sanitizers, which
-/// insist on being first; ours comes last, so that a library which wraps sockets too sits between program and us.
-func mergedPreload(_ existing: String?, adding library: String) -> String {
+/// insist on being first, those that the program is linked with included; ours comes last, so that a library which wraps
+/// sockets too sits between program and us.
+func mergedPreload(_ existing: String?, adding library: String, sanitizersOfProgram: [String] = []) -> String {
   let entries = (existing ?? "").split(whereSeparator: { $0 == ":" || $0 == " " }).map(String.init)
     .filter { $0 != library }
-  let runtimes = entries.filter(isSanitizerRuntime)
+  var runtimes = entries.filter(isSanitizerRuntime)
+  runtimes += sanitizersOfProgram.filter { !runtimes.contains($0) }
   return (runtimes + entries.filter { !isSanitizerRuntime($0) } + [library]).joined(separator: ":")
-}
-
-private func isSanitizerRuntime(_ path: String) -> Bool {
-  let name = path.split(separator: "/").last ?? ""
-  return ["libasan", "libtsan", "liblsan", "libubsan", "libmsan", "libhwasan", "libclang_rt."]
-    .contains { name.hasPrefix($0) }
 }
 
 func executable() -> String? {

@@ -26,6 +26,11 @@ private final class Command {
     process.standardOutput = try FileHandle(forWritingTo: out)
     process.standardError = try FileHandle(forWritingTo: err)
     process.standardInput = FileHandle.nullDevice
+    // A child inherits the mask of the thread that spawns it, and pool threads block most signals.
+    var none = sigset_t(), mine = sigset_t()
+    unsafe sigemptyset(&none)
+    unsafe pthread_sigmask(SIG_SETMASK, &none, &mine)
+    defer { unsafe pthread_sigmask(SIG_SETMASK, &mine, nil) }
     try process.run()
   }
 
@@ -159,5 +164,91 @@ private func write(_ text: String, to name: String) throws -> String {
     #expect(try status("no-such-program-anywhere") == 127)
     #expect(try status("/etc/passwd") == 126)
     #expect(try run(["machnet", "run"]).0 == 64)
+  }
+
+  @Test func runShowsWhatItWouldDo() throws {
+    let library = products.appending(path: "libmachnet-preload.so").path
+    #expect(
+      try run(["machnet", "run", "--dry-run", "--socket", "/a b", "--", "/bin/echo", "it's", "x"]) == (
+        0, "env 'MACHNET_SOCKET=/a b' LD_PRELOAD=\(library) /bin/echo 'it'\\''s' x\n", ""
+      ))
+    // What is printed does what run does.
+    let (_, line, _) = try run(["machnet", "run", "--dry-run", "--profile", "shared-core", "--", "/bin/sh", "-c", "echo $MACHNET_SPIN_US $MACHNET_YIELD"])
+    #expect(try run(["/bin/sh", "-c", line]) == (0, "50 true\n", ""))
+  }
+
+  @Test func runTakesItsProfileFromTheConfig() throws {
+    let file = try write("profiles: { mine: { spin-us: 7 }, latency: { yield: false } }\n", to: "profiles.yaml")
+    func variables(_ arguments: String...) throws -> String {
+      let (status, text, errors) = try run(
+        ["machnet", "run"] + arguments + ["--", "/bin/sh", "-c", "echo $MACHNET_SPIN_US/$MACHNET_YIELD"])
+      return status == 0 ? text : errors
+    }
+    #expect(try variables("--config", file, "--profile", "mine") == "7/\n")
+    #expect(try variables("--config", file, "--profile", "latency") == "/false\n")
+    #expect(try variables("--config", file, "--profile", "throughput") == "10/\n")
+    #expect(try variables("--profile", "latency") == "1000/\n")
+    #expect(try variables() == "/\n")
+    let mistake = try variables("--config", file, "--profile", "other")
+    #expect(mistake.contains("there is no profile 'other', but latency, mine, shared-core, throughput"))
+    for (text, problem) in [
+      ("profiles: { a b: {} }", "expected a name of 1 to 32 letters"), ("profiles: [x]", "expected profiles by name, found a list"),
+      ("profiles: { a: { spin-us: 1000001 } }", "expected a number of microseconds from 0 to 1000000"),
+      ("profiles: { a: { yields: true } }", "expected spin-us or yield in the profile 'a', found 'yields'"),
+    ] {
+      let wrong = try write(text + "\n", to: "wrong-profiles.yaml")
+      #expect(try run(["machnetd", "--check", "--config", wrong]).2.contains(problem))
+    }
+  }
+
+  @Test func strictStartsNothingThatStaysOnTheKernel() throws {
+    let socket = "\(scratch)/strict.sock"
+    let touched = "\(scratch)/strict-touched"
+    func strict(_ program: String, _ arguments: String...) throws -> (Int32, String) {
+      let (status, _, errors) = try run(["machnet", "run", "--strict", "--socket", socket, "--", program] + arguments)
+      return (status, errors)
+    }
+    var (status, errors) = try strict("touch", touched)
+    #expect(status == 125 && errors.contains("is machnetd running?") && errors.contains("touch is not started (--strict)"))
+    let source = try write("int main(void) { return 0; }\n", to: "strict.c")
+    #expect(try run(["/usr/bin/cc", "-static", "-o", "\(scratch)/strict-static", source]).0 == 0)
+    (status, errors) = try strict("\(scratch)/strict-static")
+    #expect(status == 125 && errors.contains("statically linked") && errors.contains("not started (--strict)"))
+    #expect(!FileManager.default.fileExists(atPath: touched))
+
+    let file = try write("control: { socket: \(socket) }\n", to: "strict.yaml")
+    let daemon = try Command(["machnetd", "--config", file])
+    #expect(daemon.says("machnetd ready"))
+    #expect(try strict("touch", touched) == (0, ""))
+    #expect(FileManager.default.fileExists(atPath: touched))
+    kill(daemon.process.processIdentifier, SIGTERM)
+    #expect(daemon.finish() == 0)
+  }
+
+  @Test func signalsReachTheProgram() throws {
+    let command = try Command(["machnet", "run", "--socket", "/nowhere", "--", "/bin/sh", "-c", "echo ready >&2; exec sleep 60"])
+    #expect(command.says("ready"))
+    kill(command.process.processIdentifier, SIGTERM)
+    #expect(command.finish() == SIGTERM && command.process.terminationReason == .uncaughtSignal)
+  }
+
+  @Test func aProgramLinkedWithASanitizerRuns() throws {
+    let source = try write(
+      """
+      #include <arpa/inet.h>
+      #include <stdio.h>
+      int main(void) {
+        struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        socklen_t n = sizeof a;
+        char c = 0;
+        int s = socket(AF_INET, SOCK_DGRAM, 0);
+        if (bind(s, (void *)&a, n) || getsockname(s, (void *)&a, &n) || sendto(s, "x", 1, 0, (void *)&a, n) != 1) return 1;
+        if (recv(s, &c, 1, 0) != 1) return 2;
+        return puts(c == 'x' ? "ok" : "wrong") < 0;
+      }
+      """, to: "sanitized.c")
+    #expect(try run(["/usr/bin/gcc", "-fsanitize=address", "-o", "\(scratch)/sanitized", source]).0 == 0)
+    let result = try run(["machnet", "run", "--socket", "/nowhere", "--", "\(scratch)/sanitized"])
+    #expect(result == (0, "ok\n", ""))
   }
 }

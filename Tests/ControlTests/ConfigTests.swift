@@ -83,8 +83,8 @@ func mistakes(_ yaml: String) -> [String] {
 
   /// Each mistake, and all that is said about it.
   static let table: [(yaml: String, says: [String])] = [
-    ("flow: []", ["m.yaml:1:1: error: expected interfaces, engine, control, channel, waiting, limits or flows in the config, found 'flow'"]),
-    ("- a", ["m.yaml:1:1: error: expected the config with interfaces, engine, control, channel, waiting, limits or flows, found a list"]),
+    ("flow: []", ["m.yaml:1:1: error: expected interfaces, engine, control, channel, waiting, profiles, limits or flows in the config, found 'flow'"]),
+    ("- a", ["m.yaml:1:1: error: expected the config with interfaces, engine, control, channel, waiting, profiles, limits or flows, found a list"]),
     ("engine: { cpus: [1\n", ["m.yaml:2:1: error: expected YAML, found a mistake: did not find expected ',' or ']' (while parsing a flow sequence that starts at line 1)"]),
     ("engine: {}\nengine: {}", ["m.yaml:1:1: error: expected every key once, found 'engine' again"]),
     ("engine: {}\n---\nengine: {}", ["m.yaml:2:1: error: expected YAML, found a mistake: but found another document (expected a single document in the stream that starts at line 1)"]),

@@ -14,6 +14,7 @@ struct Status: Decodable {
     let program: String
     let pid: Int32
     let engine, kernel: Traffic
+    let wakeups: Int
   }
   struct Engine: Decodable {
     let localDatagrams, rxPackets, txPackets: Int
