@@ -113,6 +113,11 @@ let package = Package(
         ])
       ]),
 
+    // The application's and the daemon's side of an engine, for tests.
+    .target(
+      name: "EngineBench",
+      dependencies: ["CLinux", "CMachnetABI", "MachnetChannel", "MachnetEngine", "MachnetSimulation"],
+      path: "Tests/EngineBench", swiftSettings: strict),
     .testTarget(name: "ChannelTests", dependencies: ["CMachnetABI", "MachnetChannel"], swiftSettings: tests),
     .testTarget(
       name: "ControlTests",
@@ -126,12 +131,13 @@ let package = Package(
       name: "DPDKTests", dependencies: ["MachnetDPDK", "MachnetEngine"],
       swiftSettings: strict + [.unsafeFlags(dpdkSwiftFlags)]),
     .testTarget(
-      name: "SimulationTests", dependencies: ["MachnetEngine", "MachnetSimulation", "MachnetWire"],
+      name: "SimulationTests", dependencies: ["EngineBench", "MachnetEngine", "MachnetSimulation", "MachnetWire"],
       swiftSettings: strict),
     // Real programs, run as a user runs them; needs the built products, not the modules.
     .testTarget(name: "ProgramTests", swiftSettings: strict),
     .testTarget(
-      name: "EngineTests", dependencies: ["CMachnetABI", "CLinux", "MachnetChannel", "MachnetEngine", "MachnetWire"],
+      name: "EngineTests",
+      dependencies: ["CMachnetABI", "CLinux", "EngineBench", "MachnetChannel", "MachnetEngine", "MachnetWire"],
       swiftSettings: tests),
   ],
   swiftLanguageModes: [.v6]

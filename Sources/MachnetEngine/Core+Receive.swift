@@ -145,16 +145,62 @@ extension Core {
     let isOnLink = (sender ^ ports[port].address) & ports[port].mask == 0
     // Sender 0 probes for a free address (RFC 5227): it is answered, not remembered.
     if sender != 0 {
-      let entry = ports[port].neighbours.learn(sender, mac, create: isForUs && isOnLink, now: now)
-      if entry != none {
-        sendWaiting(port, entry)
-        showNeighbour(port, entry)
+      learn(sender, mac, create: isForUs && isOnLink, port)
+      if siblingCount != 0 {
+        mailbox.tell(Heard(interface: ports[port].address, address: sender, mac: mac, isForUs: isForUs && isOnLink))
       }
     }
     if isForUs && packet.operation == ARPPacket.request {
       emitARP(port, ARPPacket.reply, to: mac, targetHardware: mac, targetProtocol: sender)
       mailbox.count(.arpRepliesSent)
     }
+  }
+
+  @_noLocks
+  private mutating func learn(_ address: UInt32, _ mac: UInt64, create: Bool, _ port: UInt32) {
+    let entry = ports[port].neighbours.learn(address, mac, create: create, now: now)
+    if entry == none { return }
+    sendWaiting(port, entry)
+    showNeighbour(port, entry)
+  }
+
+  /// Whether ARP packets have said something to the daemon's other engines.
+  @_noLocks
+  func hasNews() -> Bool {
+    var index = 0
+    while index < siblingCount {
+      if siblings[index].mailbox.load(Mailbox.heardTail) != siblings[index].heard { return true }
+      index &+= 1
+    }
+    return false
+  }
+
+  /// Learns what ARP packets have said to the daemon's other engines.
+  @_noLocks
+  mutating func hearSiblings() {
+    var index = 0
+    while index < siblingCount {
+      let tail = siblings[index].mailbox.load(Mailbox.heardTail)
+      if tail != siblings[index].heard { hear(index, until: tail) }
+      index &+= 1
+    }
+  }
+
+  @inline(never) @_noLocks
+  private mutating func hear(_ index: Int, until tail: UInt64) {
+    var number = siblings[index].heard
+    if tail &- number > UInt64(EngineLimits.heard) { number = tail &- UInt64(EngineLimits.heard) }
+    while number != tail {
+      if let said = siblings[index].mailbox.heard(number) {
+        var port: UInt32 = 0
+        while Int(port) < portCount {
+          if ports[port].address == said.interface { learn(said.address, said.mac, create: said.isForUs, port) }
+          port &+= 1
+        }
+      }
+      number &+= 1
+    }
+    siblings[index].heard = tail
   }
 
   // MARK: ICMP

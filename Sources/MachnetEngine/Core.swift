@@ -43,6 +43,9 @@ struct Core: ~Copyable {
   let ports = Table<Port>(count: EngineLimits.ports)
   var portCount = 0
   var reassembly = Reassembly()
+  /// The daemon's other engines.
+  let siblings: Table<Sibling>
+  var siblingCount = 0
   /// The next IPv4 identification.
   var identification: UInt16
   /// Port unreachables that may be sent at once, and when that was worked out.
@@ -73,9 +76,14 @@ struct Core: ~Copyable {
     localStall = UInt64(max(0, options.localStallMicroseconds)) * 1000
     separateHosts = options.separateHosts
     faultDescriptor = control.faultDescriptor
-    clock = Clock()
+    clock = unsafe Clock(virtual: options.virtualTime)
     now = clock.now()
-    identification = UInt16(truncatingIfNeeded: mn_cycles())
+    identification = unsafe options.virtualTime == nil ? UInt16(truncatingIfNeeded: mn_cycles()) : 0
+    siblings = Table<Sibling>(count: Int(MN_ENGINES_MAX))
+    for mailbox in control.siblings {
+      siblings[siblingCount] = Sibling(mailbox: mailbox, heard: mailbox.load(Mailbox.heardTail))
+      siblingCount += 1
+    }
   }
 
   deinit {
@@ -89,6 +97,7 @@ struct Core: ~Copyable {
     live.release()
     active.release()
     touched.release()
+    siblings.release()
   }
 
   /// Starts an iteration.
@@ -216,7 +225,7 @@ struct Core: ~Copyable {
   /// Whether an active endpoint has something to send, or a ready bit is set anywhere: the last look before sleep.
   @_noLocks
   mutating func hasWork() -> Bool {
-    if mailbox.load(Mailbox.commandTail) != commandsDone || mailbox.load(Mailbox.stop) != 0 { return true }
+    if mailbox.load(Mailbox.commandTail) != commandsDone || mailbox.load(Mailbox.stop) != 0 || hasNews() { return true }
     scanReady(all: true)
     var place = 0
     while place < activeCount {

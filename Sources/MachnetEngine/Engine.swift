@@ -99,6 +99,16 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
     return progress
   }
 
+  /// When an idle engine has to look at its timers, ns of its clock.
+  public var nextTimeout: UInt64 { nextTick }
+
+  /// Whether another round may find something to do, though nothing new has come: orders, senders that wait, frames that
+  /// the port did not take.
+  public mutating func hasWork() -> Bool {
+    for port in 0..<portCount where core.ports[port].queued != 0 { return true }
+    return core.hasWork()
+  }
+
   /// The slow tick: timers of the core, and now and then the clock itself.
   private mutating func tick() {
     nextTick = core.now + 10_000_000
@@ -118,6 +128,7 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
 
   /// One burst of every port.
   private mutating func receive() -> Bool {
+    if core.siblingCount != 0 { core.hearSiblings() }
     var progress = false
     for port in 0..<portCount {
       if core.ports[port].stashCount <= Port.stashMax - packetBurst { fillStash(port) }
@@ -202,6 +213,8 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
     if portCount == 0 { return -1 }
     for port in 0..<portCount {
       if unsafe ports[port].wakeDescriptor < 0 || core.ports[port].queued != 0 { return interval }
+      // The answer that packets wait for may come to another engine.
+      if core.siblingCount != 0 && core.ports[port].neighbours.waitingCount != 0 { return interval }
     }
     return Rest.timers
   }

@@ -30,6 +30,7 @@ public final class EngineControl: @unchecked Sendable {
   public let faultDescriptor: Int32
 
   let mailbox: Mailbox
+  private(set) var siblings: [Mailbox] = []
   let wakeDescriptor: Int32
   let epoll: Int32
 
@@ -53,6 +54,16 @@ public final class EngineControl: @unchecked Sendable {
     epoll = mn_linux_epoll_create()
     guard wakeDescriptor >= 0, faultDescriptor >= 0, mn_linux_epoll_add(epoll, wakeDescriptor, 1) == 0 else {
       return nil
+    }
+  }
+
+  /// Lets the engines of one daemon hear what ARP packets say to any of them: NICs put them all into the first queue.
+  ///
+  /// Before any of the engines is made; and all engines end before any of the controls goes away.
+  public static func introduce(_ controls: [EngineControl]) {
+    precondition(controls.count <= MN_ENGINES_MAX)
+    for control in controls {
+      control.siblings = controls.filter { $0 !== control }.map(\.mailbox)
     }
   }
 

@@ -36,6 +36,7 @@ public struct InterfaceOptions: Sendable {
 }
 
 /// How one engine is to work. Fixed at its start.
+@safe
 public struct EngineOptions: @unchecked Sendable {
   /// Number of the engine: 0..<`MN_ENGINES_MAX`.
   public var index: UInt32
@@ -49,6 +50,10 @@ public struct EngineOptions: @unchecked Sendable {
   /// Each interface is a host of its own: traffic between two of them goes over the wire, not through local delivery.
   public var separateHosts: Bool = false
   public var directory: Directory
+  /// Where the time comes from, ns, if not from the machine: then an engine does the same in every run.
+  ///
+  /// Safety: valid as long as the engine lives, and written by the thread that steps it.
+  public var virtualTime: UnsafePointer<UInt64>? = nil
   /// One per port that the engine is given, in that order.
   public var interfaces: [InterfaceOptions] = []
 

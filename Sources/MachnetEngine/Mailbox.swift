@@ -9,6 +9,8 @@ enum EngineLimits {
   static let commands = 1_024
   static let faults = 256
   static let neighbours = 512
+  /// ARP packets that the daemon's other engines have not heard of yet; those behind miss some.
+  static let heard = 256
 }
 
 /// One order of the control thread. Slots are numbers that the control side hands out, so that the engine need
@@ -54,12 +56,14 @@ struct Mailbox: @unchecked Sendable {
   static let faultHead = 192  // control writes
   static let stop = 256  // control writes
   static let running = 320  // engine writes: 1 from its first iteration to its last
+  static let heardTail = 328  // engine writes
   static let counters = 384  // engine writes
   static let drops = counters + 64 * 8
   static let commands = 4096
   static let faults = commands + EngineLimits.commands * MemoryLayout<Command>.stride
   static let neighbours = (faults + EngineLimits.faults * 8 + 4095) & ~4095
-  static let endpoints = neighbours + EngineLimits.ports * EngineLimits.neighbours * 16
+  static let heard = neighbours + EngineLimits.ports * EngineLimits.neighbours * 16
+  static let endpoints = heard + EngineLimits.heard * 16
   static let endpointStride = 128
   static let size = endpoints + EngineLimits.endpoints * endpointStride
 
@@ -168,4 +172,45 @@ struct Mailbox: @unchecked Sendable {
     store(offset + 8, mac)
     store(offset, UInt64(address) << 32 | UInt64(state))
   }
+
+  // MARK: What ARP packets have said, for the daemon's other engines
+
+  @_noLocks
+  func tell(_ said: Heard) {
+    let tail = load(Mailbox.heardTail)
+    let offset = Mailbox.heard &+ Int(tail % UInt64(EngineLimits.heard)) &* 16
+    store(offset, UInt64(said.interface) << 32 | UInt64(said.address))
+    store(offset &+ 8, said.mac | (said.isForUs ? 1 << 48 : 0))
+    store(Mailbox.heardTail, tail &+ 1)
+  }
+
+  /// What was told as number `number`; nil: the engine has meanwhile told so much that it may be gone.
+  @_noLocks
+  func heard(_ number: UInt64) -> Heard? {
+    let offset = Mailbox.heard &+ Int(number % UInt64(EngineLimits.heard)) &* 16
+    let who = load(offset)
+    let what = load(offset &+ 8)
+    // The place is written again just before the tail gets a full turn ahead.
+    if load(Mailbox.heardTail) &- number >= UInt64(EngineLimits.heard) { return nil }
+    return Heard(
+      interface: UInt32(truncatingIfNeeded: who >> 32), address: UInt32(truncatingIfNeeded: who),
+      mac: what & 0xFFFF_FFFF_FFFF, isForUs: what >> 48 != 0)
+  }
+}
+
+/// What an ARP packet has said: a neighbour's addresses.
+struct Heard: BitwiseCopyable {
+  /// The address of ours on whose port it came.
+  var interface: UInt32
+  var address: UInt32
+  var mac: UInt64
+  /// It asks for us, or answers us.
+  var isForUs: Bool
+}
+
+/// Another engine of the daemon.
+struct Sibling: BitwiseCopyable {
+  var mailbox: Mailbox
+  /// How much of what it tells has been heard.
+  var heard: UInt64
 }

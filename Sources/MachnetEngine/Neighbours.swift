@@ -60,6 +60,8 @@ struct Neighbours {
   let entries = Table<Entry>(count: EngineLimits.neighbours)
   private let queue = Table<Waiting>(count: Neighbours.queueMax)
   private var freePlace: UInt16 = 0
+  /// Packets in `queue`.
+  private(set) var waitingCount = 0
 
   init() {
     for place in 0..<Neighbours.queueMax {
@@ -204,6 +206,7 @@ struct Neighbours {
     if entries[index].last != 0 { queue[entries[index].last - 1].next = place } else { entries[index].first = place }
     entries[index].last = place
     entries[index].waiting &+= 1
+    waitingCount &+= 1
     return given
   }
 
@@ -215,6 +218,7 @@ struct Neighbours {
     entries[index].first = queue[place - 1].next
     if entries[index].first == 0 { entries[index].last = 0 }
     entries[index].waiting &-= 1
+    waitingCount &-= 1
     queue[place - 1].next = freePlace
     freePlace = place
     return queue[place - 1].packet

@@ -62,6 +62,7 @@ final class Engines {
       }
       controls.append(control)
     }
+    EngineControl.introduce(controls)
     self.controls = controls
     // Channels belong where the packets are.
     if let node = ports.first?.node { NUMA.prefer(node: node) }

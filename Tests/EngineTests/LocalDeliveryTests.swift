@@ -1,5 +1,6 @@
 import CLinux
 import CMachnetABI
+import EngineBench
 import MachnetChannel
 import Testing
 

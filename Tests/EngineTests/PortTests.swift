@@ -1,4 +1,5 @@
 import CMachnetABI
+import EngineBench
 import MachnetChannel
 import MachnetWire
 import Testing

@@ -1,6 +1,7 @@
 import CLinux
 import CMachnetABI
 import Glibc
+import EngineBench
 import MachnetChannel
 import Testing
 

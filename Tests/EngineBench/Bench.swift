@@ -1,21 +1,19 @@
 import CLinux
 import CMachnetABI
-import MachnetChannel
-import Testing
-
-@testable import MachnetEngine
+package import MachnetChannel
+package import MachnetEngine
 
 /// A channel as the daemon would make it, with the test in the application's place.
-@safe final class TestChannel {
-  let identifier: UInt32
-  let base: UnsafeMutableRawPointer
-  let size: Int
-  let doorbell = mn_linux_eventfd()
-  let engineCount: UInt32
-  static let txCapacity: UInt32 = 262_144
-  static let rxCapacity: UInt32 = 262_144
+@safe package final class TestChannel {
+  package let identifier: UInt32
+  package let base: UnsafeMutableRawPointer
+  package let size: Int
+  package let doorbell = mn_linux_eventfd()
+  package let engineCount: UInt32
+  package static let txCapacity: UInt32 = 262_144
+  package static let rxCapacity: UInt32 = 262_144
 
-  init(identifier: UInt32, endpoints: UInt32 = 8, engineCount: UInt32 = 1) {
+  package init(identifier: UInt32, endpoints: UInt32 = 8, engineCount: UInt32 = 1) {
     self.identifier = identifier
     self.engineCount = engineCount
     size = Int(mn_channel_size(endpoints, engineCount, TestChannel.txCapacity, TestChannel.rxCapacity))
@@ -36,50 +34,67 @@ import Testing
     mn_linux_close(doorbell)
   }
 
-  var endpoints: UInt32 { unsafe base.assumingMemoryBound(to: mn_channel.self).pointee.endpoint_capacity }
-  var isDamaged: Bool { unsafe base.assumingMemoryBound(to: mn_channel.self).pointee.damaged != 0 }
+  package var endpoints: UInt32 { unsafe base.assumingMemoryBound(to: mn_channel.self).pointee.endpoint_capacity }
+  package var isDamaged: Bool { unsafe base.assumingMemoryBound(to: mn_channel.self).pointee.damaged != 0 }
 
-  func block(_ index: UInt32) -> UnsafeMutableRawPointer { unsafe base + Int(mn_endpoint_offset(index)) }
+  package func block(_ index: UInt32) -> UnsafeMutableRawPointer { unsafe base + Int(mn_endpoint_offset(index)) }
 
-  func txRing(_ index: UInt32) -> UnsafeMutableRawPointer {
+  package func txRing(_ index: UInt32) -> UnsafeMutableRawPointer {
     unsafe base
       + Int(mn_rings_offset(index, endpoints, engineCount, TestChannel.txCapacity, TestChannel.rxCapacity))
   }
 
-  func rxRing(_ index: UInt32, engine: UInt32 = 0) -> UnsafeMutableRawPointer {
+  package func rxRing(_ index: UInt32, engine: UInt32 = 0) -> UnsafeMutableRawPointer {
     unsafe txRing(index) + Int(mn_ring_stride(UInt64(TestChannel.txCapacity)))
       + Int(engine) * Int(mn_ring_stride(UInt64(TestChannel.rxCapacity)))
   }
 
-  func ready(engine: UInt32 = 0) -> UnsafeMutableRawPointer {
+  package func ready(engine: UInt32 = 0) -> UnsafeMutableRawPointer {
     unsafe base + Int(MN_CHANNEL_READY) + Int(engine) * MemoryLayout<mn_ready>.size
   }
 }
 
 /// A datagram as the application sees it.
-struct Received: Equatable {
-  var payload: [UInt8]
-  var remote: UInt32
-  var remotePort: UInt16
-  var local: UInt32
-  var localPort: UInt16
-  var ttl: UInt8
-  var tos: UInt8
-  var interface: UInt32
+package struct Received: Equatable {
+  package var payload: [UInt8]
+  package var remote: UInt32
+  package var remotePort: UInt16
+  package var local: UInt32
+  package var localPort: UInt16
+  package var ttl: UInt8
+  package var tos: UInt8
+  package var interface: UInt32
+
+  package init(
+    payload: [UInt8], remote: UInt32, remotePort: UInt16, local: UInt32, localPort: UInt16, ttl: UInt8, tos: UInt8,
+    interface: UInt32
+  ) {
+    self.payload = payload
+    self.remote = remote
+    self.remotePort = remotePort
+    self.local = local
+    self.localPort = localPort
+    self.ttl = ttl
+    self.tos = tos
+    self.interface = interface
+  }
 }
 
-/// The application's side of one endpoint, by the channel protocol.
-final class Application {
-  let channel: TestChannel
-  let index: UInt32
-  let directory: Directory
-  let home: UInt32
-  let eventDescriptor = mn_linux_eventfd()
-  var writer: RingWriter
-  var readers: [RingReader]
-  var reference: EndpointReference { EndpointReference(channel: channel.identifier, index: index) }
+/// The third word of a v4-mapped address (RFC 4291, 2.5.5.2).
+private let mappedPrefix = (0x0000_FFFF as UInt32).bigEndian
 
-  init(_ channel: TestChannel, _ index: UInt32, _ directory: Directory, home: UInt32 = 0) {
+/// The application's side of one endpoint, by the channel protocol.
+package final class Application {
+  package let channel: TestChannel
+  package let index: UInt32
+  package let directory: Directory
+  package let home: UInt32
+  package let eventDescriptor = mn_linux_eventfd()
+  package var writer: RingWriter
+  package var readers: [RingReader]
+  package var reference: EndpointReference { EndpointReference(channel: channel.identifier, index: index) }
+
+  package init(_ channel: TestChannel, _ index: UInt32, _ directory: Directory, home: UInt32 = 0) {
     self.channel = channel
     self.index = index
     self.directory = directory
@@ -93,14 +108,14 @@ final class Application {
   deinit { mn_linux_close(eventDescriptor) }
 
   /// Returns false when the ring is full.
-  func send(
+  package func send(
     _ payload: [UInt8], to address: UInt32, _ port: UInt16, segment: Int = 0, source: UInt32? = nil, ttl: UInt8? = nil,
     tos: UInt8? = nil, dontFragment: Bool = false
   ) -> Bool {
     guard let record = writer.reserve(payload.count) else { return false }
     var flags = 0
-    unsafe record.header.pointee.remote.words = (0, 0, Core.mappedPrefix, address.bigEndian)
-    unsafe record.header.pointee.local.words = (0, 0, Core.mappedPrefix, (source ?? 0).bigEndian)
+    unsafe record.header.pointee.remote.words = (0, 0, mappedPrefix, address.bigEndian)
+    unsafe record.header.pointee.local.words = (0, 0, mappedPrefix, (source ?? 0).bigEndian)
     unsafe record.header.pointee.remote_port = port
     unsafe record.header.pointee.local_port = 0
     unsafe record.header.pointee.segment = UInt16(segment)
@@ -121,7 +136,7 @@ final class Application {
     return true
   }
 
-  func announce() {
+  package func announce() {
     writer.publish()
     mn_fence()
     let word = unsafe channel.ready(engine: home) + Int(index >> 6) * 8
@@ -130,7 +145,7 @@ final class Application {
     if unsafe mn_load_relaxed_u32(directory.engineWord(home)) != 0 { mn_linux_eventfd_signal(channel.doorbell) }
   }
 
-  func receive() -> Received? {
+  package func receive() -> Received? {
     for engine in readers.indices {
       guard case .record(let record) = readers[engine].peek() else { continue }
       let header = unsafe record.header.pointee
@@ -145,19 +160,19 @@ final class Application {
     return nil
   }
 
-  func takeError() -> Int32 {
+  package func takeError() -> Int32 {
     unsafe Int32(mn_exchange_u32(channel.block(index) + Int(MN_OFFSET_ENDPOINT_ERROR), 0))
   }
 
-  var rxDrops: UInt64 { unsafe mn_load_relaxed_u64(channel.block(index) + Int(MN_OFFSET_ENDPOINT_RX_DROPS)) }
+  package var rxDrops: UInt64 { unsafe mn_load_relaxed_u64(channel.block(index) + Int(MN_OFFSET_ENDPOINT_RX_DROPS)) }
 }
 
 /// A directory with the given interfaces, addresses in host byte order.
-@safe final class TestDirectory {
-  let base = unsafe mn_linux_map(MN_DIRECTORY_SIZE)!
-  let directory: Directory
+@safe package final class TestDirectory {
+  package let base = unsafe mn_linux_map(MN_DIRECTORY_SIZE)!
+  package let directory: Directory
 
-  init(interfaces: [InterfaceOptions] = [], hostAddresses: [UInt32] = []) {
+  package init(interfaces: [InterfaceOptions] = [], hostAddresses: [UInt32] = []) {
     directory = unsafe Directory(unsafe: base)
     unsafe directory.header.pointee.magic = MN_MAGIC
     unsafe directory.header.pointee.interface_count = UInt32(interfaces.count)
@@ -174,10 +189,10 @@ final class Application {
   deinit { unsafe mn_linux_unmap(base, MN_DIRECTORY_SIZE) }
 }
 
-func ip(_ a: UInt32, _ b: UInt32, _ c: UInt32, _ d: UInt32) -> UInt32 { a << 24 | b << 16 | c << 8 | d }
+package func ip(_ a: UInt32, _ b: UInt32, _ c: UInt32, _ d: UInt32) -> UInt32 { a << 24 | b << 16 | c << 8 | d }
 
 extension EndpointIdentity {
-  init(_ address: UInt32, _ port: UInt16, _ application: Application, netns: UInt16 = 0, peer: (UInt32, UInt16)? = nil) {
+  package init(_ address: UInt32, _ port: UInt16, _ application: Application, netns: UInt16 = 0, peer: (UInt32, UInt16)? = nil) {
     self.init(localPort: port, eventDescriptor: application.eventDescriptor)
     localAddress = address
     self.netns = netns
