@@ -99,7 +99,7 @@ let package = Package(
     .target(name: "ShimChannel", dependencies: ["CMachnetABI"], path: "Shim/Channel", swiftSettings: embedded),
     .target(
       name: "CTrampoline", dependencies: ["CMachnetABI"], path: "Shim/Trampoline",
-      cSettings: cStrict + [.unsafeFlags(["-fvisibility=hidden", "-ffunction-sections"])]),
+      cSettings: cStrict + [.unsafeFlags(["-fvisibility=hidden", "-ffunction-sections", "-Xclang", "-mframe-pointer=none"])]),
     .target(
       name: "MachnetPreload", dependencies: ["CMachnetABI", "CTrampoline", "ShimChannel"], path: "Shim/Preload",
       exclude: ["exports.map"],

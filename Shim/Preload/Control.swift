@@ -82,6 +82,7 @@ enum Control {
       return false
     }
     unsafe process.pointee.directory = directory
+    unsafe mn_rules_follow(base + Int(MN_OFFSET_DIRECTORY_GENERATION))
     // Any value but the present one: the program's mask is to be worked out.
     unsafe process.pointee.generation = directory.rulesGeneration &- 1
     return true

@@ -34,6 +34,8 @@ typealias WatchPointer = UnsafeMutablePointer<Watch>
 @safe
 struct Epoll {
   var kind: UInt32
+  /// Where a socket's `mn_head` says what its trampolines may do alone: nothing.
+  let alone = UInt32(MN_RECEIVE_ASK)
   var descriptors: UInt32
   /// The descriptor by which it was first seen.
   var epfd: Int32

@@ -156,6 +156,8 @@ public func bind(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ address: Unsaf
   let rules = directory.rules(generation: unsafe process.pointee.generation)
   if unsafe rules.mayLeadToMachnet(program: process.pointee.mask, localAddress: bound.address, localPort: bound.port) {
     _ = unsafe Socket.attach(socket, fd)
+  } else {
+    unsafe mn_head_always(&socket.pointee.head, process.pointee.generation)
   }
   unsafe Socket.decide(socket)
   return result

@@ -273,19 +273,21 @@ extension Socket {
     let local = unsafe socket.pointee.local
     let source = sourceAddress(directory, bound: local.address, to: destination.address, hostOwn: hostOwn)
     let rules = directory.rules(generation: generation)
-    var toMachnet = false
+    var ruledToMachnet = false
     var lossIsError = false
     if let index = unsafe rules.first(
       program: process.pointee.mask, localAddress: source, localPort: local.port, remoteAddress: destination.address,
       remotePort: destination.port)
     {
       let rule = rules.rule(index)
-      toMachnet = rule.path == UInt8(MN_PATH_MACHNET) && reachable
+      ruledToMachnet = rule.path == UInt8(MN_PATH_MACHNET)
       lossIsError = rule.on_engine_loss == UInt8(MN_LOSS_ERROR)
     }
+    // (What a rule leads to Machnet and no interface reaches may be reachable tomorrow.)
+    if !ruledToMachnet { unsafe mn_head_remember(&socket.pointee.head, destination.address, destination.port, generation) }
     unsafe socket.pointee.cached = destination
     unsafe socket.pointee.cachedLocal = Name(address: source, port: hostOwn ? 1 : 0)
-    unsafe socket.pointee.cachedToMachnet = toMachnet
+    unsafe socket.pointee.cachedToMachnet = ruledToMachnet && reachable
     unsafe socket.pointee.cachedLossIsError = lossIsError
     unsafe socket.pointee.cachedGeneration = generation
   }

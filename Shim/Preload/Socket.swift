@@ -15,7 +15,8 @@ enum Kind {
 /// a call on a socket that another one closes.
 @safe
 struct Socket {
-  var kind: UInt32
+  /// What the trampolines see; a table entry starts with it.
+  var head: mn_head
   /// Descriptors of this process that name it (dup).
   var descriptors: UInt32
   var domain: Int32
@@ -50,8 +51,6 @@ struct Socket {
   var cachedLossIsError: Bool
   /// Counts receives, so that the shadow is looked at now and then while the rings are busy.
   var turn: UInt32
-  /// The last datagram came by the shadow: it is looked at before a wait, else within one.
-  var byShadow: Bool
   /// The RX ring that is looked at first.
   var firstReader: Int
   /// When the engine last took something from the TX ring, by the cycle counter, and how far it was.
@@ -64,6 +63,15 @@ struct Socket {
   var next: UnsafeMutablePointer<Socket>?
 
   var isOffloaded: Bool { unsafe endpoint != nil && !engineLost }
+  var kind: UInt32 {
+    get { unsafe head.kind }
+    set { unsafe head.kind = newValue }
+  }
+  /// The last datagram came by the shadow: it is looked at before a wait, else within one.
+  var byShadow: Bool {
+    get { unsafe head.by_shadow != 0 }
+    set { unsafe head.by_shadow = newValue ? 1 : 0 }
+  }
 }
 
 typealias SocketPointer = UnsafeMutablePointer<Socket>
@@ -246,10 +254,13 @@ public func socketMade(_ fd: Int32, _ domain: Int32, _ type: Int32, _ protocolNu
   let readers = unsafe socket.pointee.readers
   unsafe socket.initialize(
     to: Socket(
-      kind: Kind.socket, descriptors: 1, domain: domain, fd: fd, event: -1, kick: -1, undecided: true, watched: false, endpoint: nil, channel: nil, index: 0, home: 0, netns: 0,
+      head: mn_head(), descriptors: 1, domain: domain, fd: fd, event: -1, kick: -1, undecided: true, watched: false, endpoint: nil, channel: nil, index: 0, home: 0, netns: 0,
       engineLost: false, refused: false, refusedGeneration: 0, local: .none, cached: .none, cachedLocal: .none,
-      cachedGeneration: process.pointee.generation, cachedToMachnet: false, cachedLossIsError: false, turn: 0, byShadow: true, firstReader: 0, progress: 0,
+      cachedGeneration: process.pointee.generation, cachedToMachnet: false, cachedLossIsError: false, turn: 0, firstReader: 0, progress: 0,
       progressHead: 0, watches: nil, writer: writer, readers: readers, next: nil))
+  unsafe socket.pointee.head.family = UInt32(bitPattern: domain)
+  unsafe socket.pointee.byShadow = true
+  unsafe socket.pointee.kind = Kind.socket
   unsafe Socket.countWatched(socket)
   _ = unsafe mn_table_set(fd, socket)
 }
@@ -292,12 +303,31 @@ public func duplicated(_ entry: UnsafeMutableRawPointer, _ from: Int32, _ to: In
 }
 
 extension Socket {
-  /// Brings `mn_watched_count` up to date: sockets that poll and select cannot leave to the kernel.
+  /// The socket is a candidate, has an endpoint, has lost it or is closed: tells the trampolines, and brings
+  /// `mn_watched_count` up to date (sockets that poll and select cannot leave to the kernel).
   static func countWatched(_ socket: SocketPointer) {
+    unsafe showHead(socket)
     let watched = unsafe socket.pointee.undecided || socket.pointee.isOffloaded
     if unsafe watched == socket.pointee.watched { return }
     unsafe socket.pointee.watched = watched
     mn_watched_add(watched ? 1 : -1)
+  }
+
+  private static func showHead(_ socket: SocketPointer) {
+    let receive: Int
+    if unsafe socket.pointee.engineLost {
+      receive = MN_RECEIVE_ASK
+    } else if unsafe socket.pointee.endpoint == nil {
+      receive = unsafe socket.pointee.undecided ? MN_RECEIVE_LOOK : MN_RECEIVE_KERNEL
+    } else if let channel = unsafe socket.pointee.channel {
+      unsafe mn_head_show(
+        &socket.pointee.head, UInt32(MN_RECEIVE_LOOK), socket.pointee.endpoint, ringBase(socket, reader: 0),
+        mn_ring_stride(UInt64(channel.pointee.rxCapacity)), channel.pointee.engineCount)
+      return
+    } else {
+      receive = MN_RECEIVE_ASK
+    }
+    unsafe mn_head_show(&socket.pointee.head, UInt32(receive), nil, nil, 0, 0)
   }
 
   /// The program bound or connected the socket, and no endpoint came of it: the kernel's, as far as waiting goes.

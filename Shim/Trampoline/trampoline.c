@@ -108,6 +108,9 @@ void **mn_table;
 uint32_t mn_table_length;
 uint32_t mn_watched_count;
 void *mn_process;
+static const uint32_t no_rules;
+const uint32_t *mn_rules_word = &no_rules;
+uint32_t mn_rules_shift;
 
 static inline __attribute__((always_inline)) void *lookup(int fd) {
   return LIKELY((uint32_t)fd >= mn_table_length) ? NULL : __atomic_load_n(&mn_table[fd], __ATOMIC_ACQUIRE);
@@ -440,6 +443,73 @@ void mn_epoll_event_set(void *event, uint32_t bits, uint64_t data) {
 // The calls that programs make most often jump straight on when nothing of ours is concerned: no frame, nothing saved.
 #define PASSES(fd, name) LIKELY(real.name && !entry_of(fd))
 #define SLOW static __attribute__((noinline))
+#define INLINE static inline __attribute__((always_inline))
+
+// Whether the rules in force leave a datagram to `address` (NULL: the peer) to the kernel, as far as the head knows.
+INLINE bool is_kernel_flow(const struct mn_head *head, uint64_t key) {
+  return LIKELY(__atomic_load_n(&head->kernel_flows[mn_flow_place(key)], __ATOMIC_RELAXED) == key);
+}
+// The most frequent form alone: an unconnected AF_INET socket. Small enough for the callers to need no frame.
+INLINE bool kernel_takes_plainly(const struct mn_head *head, const void *address, size_t length) {
+  if (UNLIKELY(__atomic_load_n(&head->receive, __ATOMIC_ACQUIRE) == MN_RECEIVE_ASK)) return false;
+  if (UNLIKELY(!address || length != sizeof(struct sockaddr_in))) return false;
+  uint64_t key;
+  memcpy(&key, address, sizeof key);
+  return is_kernel_flow(head, key ^ mn_rules_now());
+}
+SLOW bool kernel_takes(const struct mn_head *head, const void *address, size_t length) {
+  if (__atomic_load_n(&head->receive, __ATOMIC_ACQUIRE) == MN_RECEIVE_ASK) return false;
+  uint16_t now = mn_rules_now();
+  if (__atomic_load_n(&head->kernel_always, __ATOMIC_RELAXED) == (MN_KERNEL_ALWAYS | now)) return true;
+  if (!address) {
+    const struct mn_endpoint *endpoint = __atomic_load_n(&head->look, __ATOMIC_ACQUIRE)->endpoint;
+    if (!endpoint) return true;
+    if (!(__atomic_load_n(&endpoint->flags, __ATOMIC_RELAXED) & MN_SOCKET_CONNECTED)) return false;
+    return is_kernel_flow(head, mn_flow_key(head->family, htons(endpoint->peer_port), endpoint->peer.words[3], now));
+  }
+  uint32_t words[6] = {0};
+  memcpy(words, address, length < sizeof words ? length : sizeof words);
+  if ((uint16_t)words[0] == AF_INET && length >= sizeof(struct sockaddr_in))
+    return is_kernel_flow(head, ((uint64_t)words[1] << 32 | words[0]) ^ now);
+  if ((uint16_t)words[0] == AF_INET6 && length >= sizeof words && !words[2] && !words[3] && words[4] == htonl(0xffff))
+    return is_kernel_flow(head, ((uint64_t)words[5] << 32 | words[0]) ^ now);
+  return false;
+}
+
+// `machnet status` shows what went by the shadow. (Threads may lose each other's counts: an atomic addition costs more than
+// all the rest.)
+INLINE void count(uint64_t *datagrams, uint64_t *bytes, ssize_t size) {
+  __atomic_store_n(datagrams, __atomic_load_n(datagrams, __ATOMIC_RELAXED) + 1, __ATOMIC_RELAXED);
+  __atomic_store_n(bytes, __atomic_load_n(bytes, __ATOMIC_RELAXED) + (uint64_t)size, __ATOMIC_RELAXED);
+}
+INLINE ssize_t count_sent(const struct mn_head *head, ssize_t size) {
+  struct mn_endpoint *endpoint = head->look->endpoint;
+  if (endpoint && LIKELY(size >= 0)) count(&endpoint->kernel_tx_datagrams, &endpoint->kernel_tx_bytes, size);
+  return size;
+}
+
+// Whether a receive may ask the shadow alone: the rings hold nothing. That is only a look: whoever finds the shadow empty,
+// too, goes the long way, which waits on both.
+INLINE bool rings_are_empty(const struct mn_look *look) {
+  if (!look->endpoint) return true;
+  const uint8_t *ring = look->rings;
+  for (uint32_t left = look->count; left; left--, ring += look->stride)
+    // Acquire: pairs with the engine's publish.
+    if (__atomic_load_n((const uint64_t *)ring, __ATOMIC_ACQUIRE) != __atomic_load_n((const uint64_t *)(ring + 64), __ATOMIC_RELAXED))
+      return false;
+  return !__atomic_load_n(&look->endpoint->error, __ATOMIC_RELAXED);
+}
+INLINE bool may_ask_shadow(const struct mn_head *head) {
+  // Where the last datagram came by a ring, the next one will: no system call first.
+  return __atomic_load_n(&head->receive, __ATOMIC_ACQUIRE) == MN_RECEIVE_LOOK && head->by_shadow;
+}
+// The end of a system call on the shadow that did not say EAGAIN.
+INLINE ssize_t count_received(const struct mn_head *head, long result) {
+  if (UNLIKELY(result < 0)) return errno = (int)-result, -1;
+  struct mn_endpoint *endpoint = head->look->endpoint;
+  if (endpoint) count(&endpoint->kernel_rx_datagrams, &endpoint->kernel_rx_bytes, result);
+  return result;
+}
 
 EXPORT int socket(int domain, int type, int protocol) {
   int fd = REAL(socket)(domain, type, protocol);
@@ -459,87 +529,127 @@ EXPORT int connect(int fd, const struct sockaddr *address, socklen_t length) {
   return LIKELY(!entry) ? REAL(connect)(fd, address, length) : mn_hook_connect(entry, fd, address, length);
 }
 
-SLOW ssize_t slow_send(int fd, const void *data, size_t size, int flags) {
-  void *entry = entry_of(fd);
-  return !entry ? REAL(send)(fd, data, size, flags) : mn_hook_sendto(entry, fd, data, size, flags, NULL, 0);
+SLOW ssize_t shadow_sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *address, socklen_t length) {
+  struct mn_head *head = lookup(fd);
+  ssize_t sent = real.sendto(fd, data, size, flags, address, length);
+  return LIKELY((uintptr_t)head > 1) ? count_sent(head, sent) : sent;
 }
-EXPORT ssize_t send(int fd, const void *data, size_t size, int flags) {
-  return PASSES(fd, send) ? real.send(fd, data, size, flags) : slow_send(fd, data, size, flags);
-}
-
 SLOW ssize_t slow_sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *address, socklen_t length) {
-  void *entry = entry_of(fd);
-  return !entry ? REAL(sendto)(fd, data, size, flags, address, length)
-                        : mn_hook_sendto(entry, fd, data, size, flags, address, length);
+  struct mn_head *head = entry_of(fd);
+  if (!head) return REAL(sendto)(fd, data, size, flags, address, length);
+  return kernel_takes(head, address, length) ? shadow_sendto(fd, data, size, flags, address, length)
+                                             : mn_hook_sendto(head, fd, data, size, flags, address, length);
+}
+INLINE ssize_t send_to(struct mn_head *head, int fd, const void *data, size_t size, int flags, const struct sockaddr *address, socklen_t length) {
+  if (!kernel_takes_plainly(head, address, length)) return slow_sendto(fd, data, size, flags, address, length);
+  return head->look->endpoint ? shadow_sendto(fd, data, size, flags, address, length)
+                              : real.sendto(fd, data, size, flags, address, length);
 }
 EXPORT ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *address, socklen_t length) {
-  return PASSES(fd, sendto) ? real.sendto(fd, data, size, flags, address, length) : slow_sendto(fd, data, size, flags, address, length);
+  if (UNLIKELY(!real.sendto)) return slow_sendto(fd, data, size, flags, address, length);
+  void *head = entry_of(fd);
+  return LIKELY(!head) ? real.sendto(fd, data, size, flags, address, length) : send_to(head, fd, data, size, flags, address, length);
+}
+EXPORT ssize_t send(int fd, const void *data, size_t size, int flags) {
+  if (UNLIKELY(!real.send)) return slow_sendto(fd, data, size, flags, NULL, 0);
+  void *head = entry_of(fd);
+  return LIKELY(!head) ? real.send(fd, data, size, flags) : send_to(head, fd, data, size, flags, NULL, 0);
 }
 
 SLOW ssize_t slow_sendmsg(int fd, const struct msghdr *message, int flags) {
-  void *entry = entry_of(fd);
-  return !entry ? REAL(sendmsg)(fd, message, flags) : mn_hook_sendmsg(entry, fd, (const void *)message, flags);
+  struct mn_head *head = entry_of(fd);
+  if (!head) return REAL(sendmsg)(fd, message, flags);
+  if (message && kernel_takes(head, message->msg_name, message->msg_namelen))
+    return count_sent(head, real.sendmsg(fd, message, flags));
+  return mn_hook_sendmsg(head, fd, (const void *)message, flags);
 }
 EXPORT ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
   return PASSES(fd, sendmsg) ? real.sendmsg(fd, message, flags) : slow_sendmsg(fd, message, flags);
 }
 
+SLOW int slow_sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags) {
+  struct mn_head *head = entry_of(fd);
+  if (!head) return REAL(sendmmsg)(fd, messages, count, flags);
+  // A batch that is the kernel's as a whole stays one system call.
+  unsigned kernels = 0;
+  while (messages && kernels < count && kernel_takes(head, messages[kernels].msg_hdr.msg_name, messages[kernels].msg_hdr.msg_namelen))
+    kernels++;
+  if (kernels == 0 || kernels != count) return mn_hook_sendmmsg(head, fd, (void *)messages, count, flags);
+  int sent = real.sendmmsg(fd, messages, count, flags);
+  for (int i = 0; i < sent; i++) count_sent(head, messages[i].msg_len);
+  return sent;
+}
 EXPORT int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags) {
-  void *entry = entry_of(fd);
-  return LIKELY(!entry) ? REAL(sendmmsg)(fd, messages, count, flags)
-                        : mn_hook_sendmmsg(entry, fd, (void *)messages, count, flags);
+  return PASSES(fd, sendmmsg) ? real.sendmmsg(fd, messages, count, flags) : slow_sendmmsg(fd, messages, count, flags);
 }
 // glibc's resolver calls it by this name.
 EXPORT int __sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags) {
   return sendmmsg(fd, messages, count, flags);
 }
 
-SLOW ssize_t slow_recv(int fd, void *data, size_t size, int flags) {
-  void *entry = entry_of(fd);
-  return !entry ? REAL(recv)(fd, data, size, flags) : mn_hook_recvfrom(entry, fd, data, size, flags, NULL, NULL);
-}
-EXPORT ssize_t recv(int fd, void *data, size_t size, int flags) {
-  return PASSES(fd, recv) ? real.recv(fd, data, size, flags) : slow_recv(fd, data, size, flags);
-}
-
 SLOW ssize_t slow_recvfrom(int fd, void *data, size_t size, int flags, struct sockaddr *address, socklen_t *length) {
-  void *entry = entry_of(fd);
-  return !entry ? REAL(recvfrom)(fd, data, size, flags, address, length)
-                        : mn_hook_recvfrom(entry, fd, data, size, flags, address, length);
+  struct mn_head *head = entry_of(fd);
+  return !head ? REAL(recvfrom)(fd, data, size, flags, address, length)
+               : mn_hook_recvfrom(head, fd, data, size, flags, address, length);
+}
+SLOW ssize_t shadow_recvfrom(int fd, void *data, size_t size, int flags, struct sockaddr *address, socklen_t *length) {
+  struct mn_head *head = lookup(fd);
+  if (UNLIKELY((uintptr_t)head <= 1 || flags & MSG_ERRQUEUE || !rings_are_empty(__atomic_load_n(&head->look, __ATOMIC_ACQUIRE))))
+    return slow_recvfrom(fd, data, size, flags, address, length);
+  long result = RAW(SYS_recvfrom, fd, data, size, flags | MSG_DONTWAIT, address, length);
+  return LIKELY(result != -EAGAIN) ? count_received(head, result) : slow_recvfrom(fd, data, size, flags, address, length);
+}
+INLINE ssize_t receive(struct mn_head *head, int fd, void *data, size_t size, int flags, struct sockaddr *address, socklen_t *length) {
+  if (may_ask_shadow(head)) return shadow_recvfrom(fd, data, size, flags, address, length);
+  return __atomic_load_n(&head->receive, __ATOMIC_ACQUIRE) == MN_RECEIVE_KERNEL
+             ? real.recvfrom(fd, data, size, flags, address, length)
+             : slow_recvfrom(fd, data, size, flags, address, length);
 }
 EXPORT ssize_t recvfrom(int fd, void *data, size_t size, int flags, struct sockaddr *address, socklen_t *length) {
-  return PASSES(fd, recvfrom) ? real.recvfrom(fd, data, size, flags, address, length) : slow_recvfrom(fd, data, size, flags, address, length);
+  if (UNLIKELY(!real.recvfrom)) return slow_recvfrom(fd, data, size, flags, address, length);
+  void *head = entry_of(fd);
+  return LIKELY(!head) ? real.recvfrom(fd, data, size, flags, address, length) : receive(head, fd, data, size, flags, address, length);
+}
+EXPORT ssize_t recv(int fd, void *data, size_t size, int flags) {
+  if (UNLIKELY(!real.recv)) return slow_recvfrom(fd, data, size, flags, NULL, NULL);
+  void *head = entry_of(fd);
+  return LIKELY(!head) ? real.recv(fd, data, size, flags) : receive(head, fd, data, size, flags, NULL, NULL);
 }
 
 SLOW ssize_t slow_recvmsg(int fd, struct msghdr *message, int flags) {
-  void *entry = entry_of(fd);
-  return !entry ? REAL(recvmsg)(fd, message, flags) : mn_hook_recvmsg(entry, fd, (void *)message, flags);
+  struct mn_head *head = entry_of(fd);
+  if (!head) return REAL(recvmsg)(fd, message, flags);
+  if (head->receive == MN_RECEIVE_KERNEL) return real.recvmsg(fd, message, flags);
+  if (may_ask_shadow(head) && !(flags & MSG_ERRQUEUE) && rings_are_empty(__atomic_load_n(&head->look, __ATOMIC_ACQUIRE))) {
+    long result = RAW(SYS_recvmsg, fd, message, flags | MSG_DONTWAIT, 0, 0, 0);
+    if (result != -EAGAIN) return count_received(head, result);
+  }
+  return mn_hook_recvmsg(head, fd, (void *)message, flags);
 }
 EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
   return PASSES(fd, recvmsg) ? real.recvmsg(fd, message, flags) : slow_recvmsg(fd, message, flags);
 }
 
+SLOW int slow_recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *timeout) {
+  struct mn_head *head = entry_of(fd);
+  if (!head || head->receive == MN_RECEIVE_KERNEL) return REAL(recvmmsg)(fd, messages, count, flags, timeout);
+  return mn_hook_recvmmsg(head, fd, (void *)messages, count, flags, (void *)timeout);
+}
 EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *timeout) {
-  void *entry = entry_of(fd);
-  return LIKELY(!entry) ? REAL(recvmmsg)(fd, messages, count, flags, timeout)
-                        : mn_hook_recvmmsg(entry, fd, (void *)messages, count, flags, (void *)timeout);
+  return PASSES(fd, recvmmsg) ? real.recvmmsg(fd, messages, count, flags, timeout) : slow_recvmmsg(fd, messages, count, flags, timeout);
 }
 
 // A zero-byte read of a datagram socket takes nothing from its queue, unlike a zero-byte recv (read(2)): the kernel answers.
-SLOW ssize_t slow_read(int fd, void *data, size_t size) {
-  void *entry = entry_of(fd);
-  return !entry || size == 0 ? REAL(read)(fd, data, size) : mn_hook_recvfrom(entry, fd, data, size, 0, NULL, NULL);
-}
 EXPORT ssize_t read(int fd, void *data, size_t size) {
-  return PASSES(fd, read) ? real.read(fd, data, size) : slow_read(fd, data, size);
+  if (UNLIKELY(!real.read)) return REAL(read)(fd, data, size);
+  void *head = entry_of(fd);
+  return LIKELY(!head || size == 0) ? real.read(fd, data, size) : receive(head, fd, data, size, 0, NULL, NULL);
 }
 
-SLOW ssize_t slow_write(int fd, const void *data, size_t size) {
-  void *entry = entry_of(fd);
-  return !entry ? REAL(write)(fd, data, size) : mn_hook_sendto(entry, fd, data, size, 0, NULL, 0);
-}
 EXPORT ssize_t write(int fd, const void *data, size_t size) {
-  return PASSES(fd, write) ? real.write(fd, data, size) : slow_write(fd, data, size);
+  if (UNLIKELY(!real.write)) return REAL(write)(fd, data, size);
+  void *head = entry_of(fd);
+  return LIKELY(!head) ? real.write(fd, data, size) : send_to(head, fd, data, size, 0, NULL, 0);
 }
 
 static ssize_t read_vectors(void *entry, int fd, const struct iovec *vectors, int count) {

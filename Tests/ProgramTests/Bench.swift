@@ -218,7 +218,7 @@ final class Bench {
   /// Runs a command of the harness's own to its end; it has to succeed.
   @discardableResult
   func command(_ words: [String], seconds: Double = 20) throws -> String {
-    let program = try Program(words[0], words, in: directory)
+    let program = try Program(String(words[0].split(separator: "/").last!), words, in: directory)
     let result = try program.wait(seconds: seconds)
     guard result.status == 0 else { throw Failure(program.story) }
     return result.output

@@ -83,6 +83,77 @@ extern uint32_t mn_watched_count;
 /// The process's state, owned by the Swift half.
 extern void *mn_process;
 
+/// What a trampoline must see of a socket's rings to leave a receive to the kernel. Never changed once published.
+struct mn_look {
+  struct mn_endpoint *endpoint; /* NULL: none, and no rings */
+  uint8_t *rings;               /* the first RX ring */
+  uint64_t stride;              /* to the next */
+  uint32_t count;
+};
+
+/// What a receive may do without the Swift half. ASK: nothing. KERNEL: the shadow is all there is. LOOK: what lies in
+/// the shadow may be taken while the rings (`mn_look`) are empty.
+enum { MN_RECEIVE_ASK = 0, MN_RECEIVE_KERNEL = 1, MN_RECEIVE_LOOK = 2 };
+
+enum { MN_KERNEL_FLOWS = 8, MN_KERNEL_ALWAYS = 0x10000 };
+
+/// Heads a table entry. The Swift half writes verdicts into it, by which the trampolines pass calls of the kernel's on.
+struct mn_head {
+  uint32_t kind;
+  uint32_t receive; /* ASK as well where the entry is no socket (any more): the rest has no meaning then */
+  const struct mn_look *look;
+  /// The last datagram came by the shadow.
+  uint32_t by_shadow;
+  /// MN_KERNEL_ALWAYS | generation: no rule of that generation can lead any datagram of this socket to Machnet.
+  uint32_t kernel_always;
+  uint32_t family;
+  uint32_t turn; /* the look in use */
+  /// Flows that the rules leave to the kernel. A word is mn_flow_key() of destination and generation, so that a verdict
+  /// is one atomic word and ends by itself when the rules change.
+  uint64_t kernel_flows[MN_KERNEL_FLOWS];
+  struct mn_look looks[2];
+};
+
+/// The rules that verdicts were made by: the directory's generation, moved so that two directories never share a value.
+extern const uint32_t *mn_rules_word;
+extern uint32_t mn_rules_shift;
+
+/// The low 16 bits: a verdict that outlives 65,536 reloads unasked is not to be had.
+static inline uint16_t mn_rules_now(void) { return (uint16_t)(__atomic_load_n(mn_rules_word, __ATOMIC_ACQUIRE) + mn_rules_shift); }
+/// A new directory is in use.
+static inline void mn_rules_follow(const void *word) {
+  uint32_t last = mn_rules_now();
+  mn_rules_shift = last + 1 - __atomic_load_n((const uint32_t *)word, __ATOMIC_RELAXED);
+  __atomic_store_n(&mn_rules_word, (const uint32_t *)word, __ATOMIC_RELEASE);
+}
+/// A generation of the directory in use, as `mn_rules_now` gives it.
+static inline uint16_t mn_rules_as_now(uint32_t generation) { return (uint16_t)(generation + mn_rules_shift); }
+
+/// Family, port and IPv4 address (both in network byte order, as in a sockaddr_in), with the generation on the family.
+static inline uint64_t mn_flow_key(uint32_t family, uint16_t port, uint32_t address, uint16_t generation) {
+  return ((uint64_t)address << 32 | (uint32_t)port << 16 | family) ^ generation;
+}
+/// The place of a key: the last bytes of port and address differ most.
+static inline uint32_t mn_flow_place(uint64_t key) { return (uint32_t)(key >> 24 ^ key >> 56) % MN_KERNEL_FLOWS; }
+
+/// Port and address in host byte order. The port is not 0, so that no key of an empty place ever matches.
+static inline void mn_head_remember(struct mn_head *head, uint32_t address, uint16_t port, uint32_t generation) {
+  uint64_t key = mn_flow_key(head->family, __builtin_bswap16(port), __builtin_bswap32(address), mn_rules_as_now(generation));
+  __atomic_store_n(&head->kernel_flows[mn_flow_place(key)], key, __ATOMIC_RELAXED);
+}
+static inline void mn_head_always(struct mn_head *head, uint32_t generation) {
+  __atomic_store_n(&head->kernel_always, MN_KERNEL_ALWAYS | mn_rules_as_now(generation), __ATOMIC_RELAXED);
+}
+/// Changes what receives may do. The look before stays as it is for whoever is looking: it is used again only at the
+/// change after the next, and changes of one socket are attachments and losses of a daemon.
+static inline void mn_head_show(struct mn_head *head, uint32_t receive, struct mn_endpoint *endpoint, void *rings,
+                                uint64_t stride, uint32_t count) {
+  struct mn_look *look = &head->looks[++head->turn & 1];
+  *look = (struct mn_look){endpoint, (uint8_t *)rings, stride, count};
+  __atomic_store_n(&head->look, look, __ATOMIC_RELEASE);
+  __atomic_store_n(&head->receive, receive, __ATOMIC_RELEASE);
+}
+
 /// Marks descriptors of the shim's own (control connection, eventfds): the program cannot close them.
 #define MN_TABLE_INTERNAL ((void *)(uintptr_t)1)
 
