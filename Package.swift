@@ -80,7 +80,7 @@ let package = Package(
         "CMachnetABI", "CLinux", "MachnetChannel", "MachnetEngine", "Yams",
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: strict),
-    .target(name: "MachnetInspect", dependencies: ["CElf"], swiftSettings: strict),
+    .target(name: "MachnetInspect", dependencies: ["CElf", "CLinux"], swiftSettings: strict),
     .executableTarget(
       name: "machnetd",
       dependencies: [

@@ -22,6 +22,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #ifndef F_SEAL_FUTURE_WRITE
@@ -230,8 +231,21 @@ static void take_address(const struct sockaddr_storage *from, uint32_t words[4],
   }
 }
 
+uint64_t mnc_inode(int fd) {
+  struct stat status;
+  return fstat(fd, &status) == 0 ? status.st_ino : 0;
+}
+
+int mnc_socket_protocol(const char *path, char *name, size_t size) {
+  ssize_t length = getxattr(path, "system.sockprotoname", name, size - 1);
+  if (length < 0) return -errno;
+  name[length] = 0;
+  return 0;
+}
+
 int mnc_inspect_socket(int fd, struct mnc_socket *found) {
   memset(found, 0, sizeof *found);
+  found->inode = mnc_inode(fd);
   int domain = 0, type = 0, protocol = 0, reuse_port = 0, reuse_address = 0, only_v6 = 0;
   if (!option(fd, SO_DOMAIN, &domain, sizeof domain)) return -errno;
   if (domain != AF_INET && domain != AF_INET6) return -EAFNOSUPPORT;

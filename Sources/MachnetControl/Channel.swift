@@ -126,6 +126,9 @@ final class Endpoint {
   let reusesAddress: Bool
   let program: String
   let pid: Int32
+  /// As /proc/PID/fd names the shadow.
+  let inode: UInt64
+  let opened = mn_linux_monotonic()
   /// Host byte order; 0: the wildcard.
   var address: UInt32
   var peer: Peer?
@@ -143,6 +146,7 @@ final class Endpoint {
     self.peer = peer
     self.homeEngine = homeEngine
     self.event = event
+    inode = shadow.inode
     reusesPort = shadow.reusesPort
     reusesAddress = shadow.reusesAddress
     self.program = program

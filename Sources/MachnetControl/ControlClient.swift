@@ -65,6 +65,16 @@ public final class ControlClient {
     return reply
   }
 
+  /// What the daemon says about itself.
+  public func status() throws -> StatusReport { try StatusReport(json: statusText()) }
+
+  /// The same as JSON.
+  public func statusText() throws(SystemError) -> String {
+    let reply = try call(request(MN_REQUEST_STATUS))
+    guard reply.header.status == 0 else { throw SystemError(reply.header.status, "get the daemon's status") }
+    return try Self.text(reply)
+  }
+
   /// The text that came with a reply.
   public static func text(_ reply: Reply) throws(SystemError) -> String {
     guard let memory = reply.descriptors.first else { return "" }

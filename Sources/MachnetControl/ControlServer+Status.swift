@@ -73,6 +73,11 @@ extension ControlServer {
       channels: connection.channels.count,
       sockets: connection.channels.reduce(0) { count, channel in
         count + (channels[channel]?.endpoints.count { $0 != nil } ?? 0)
+      }, connectedSeconds: seconds(since: connection.accepted),
+      refusals: connection.refusals.map {
+        StatusReport.RefusalStatus(
+          request: $0.request, error: Int($0.code), reason: $0.reason, inode: $0.inode == 0 ? nil : $0.inode, count: $0.count,
+          secondsAgo: seconds(since: $0.latest))
       })
   }
 
@@ -106,7 +111,7 @@ extension ControlServer {
       peer: endpoint.peer.map { "\(IPv4Address($0.address)):\($0.port)" }, netns: Int(endpoint.netns),
       verdict: isMachnet ? "machnet" : "kernel", ruleLine: rule.map { Int($0.line) },
       transport: isMachnet ? (rule.map { Int($0.transport) } == MN_TRANSPORT_UDP ? "udp" : "machnet") : nil,
-      homeEngine: Int(endpoint.homeEngine), channel: Int(endpoint.reference.channel),
+      homeEngine: Int(endpoint.homeEngine), inode: endpoint.inode, sinceSeconds: seconds(since: endpoint.opened), channel: Int(endpoint.reference.channel),
       endpoint: Int(endpoint.reference.index), engine: traffic,
       kernel: StatusReport.Traffic(
         rx: StatusReport.Amount(datagrams: stated.kernel_rx_datagrams, bytes: stated.kernel_rx_bytes),
@@ -135,6 +140,8 @@ extension ControlServer {
     return nil
   }
 }
+
+private func seconds(since start: UInt64) -> Double { Double(mn_linux_monotonic() - start) / 1e9 }
 
 private func named(_ drops: [(reason: DropReason, count: UInt64)]) -> [String: UInt64] {
   Dictionary(uniqueKeysWithValues: drops.map { (snakeCase("\($0.reason)"), $0.count) })

@@ -194,6 +194,7 @@ public final class ControlServer: @unchecked Sendable {
       descriptors = try answer(request, message, connection, name, &reply)
     } catch {
       reply.status = error.code
+      connection.note(error, Int(reply.kind), message.descriptors.first)
       isLie = error.isLie
       if let text = error.message, let memory = try? textMemory(text) {
         reply.size = UInt64(text.utf8.count)
@@ -354,8 +355,25 @@ final class Connection {
   /// 0: of a PID namespace that the daemon does not see.
   let pid: Int32
   let uid: UInt32
+  let accepted = mn_linux_monotonic()
   var program = ""
   var channels: Set<UInt32> = []
+  /// The latest last.
+  private(set) var refusals: [RefusalRecord] = []
+
+  /// Remembers a refusal for whoever asks why a socket stays on the kernel.
+  func note(_ refusal: Refusal, _ kind: Int, _ shadow: Descriptor?) {
+    guard let record = RefusalRecord(refusal, kind, inode: shadow.map { mnc_inode($0.number) } ?? 0) else { return }
+    if let index = refusals.firstIndex(where: { $0.isLike(record) }) {
+      var again = refusals.remove(at: index)
+      again.count += 1
+      again.latest = record.latest
+      refusals.append(again)
+    } else {
+      if refusals.count == RefusalRecord.perConnection { refusals.removeFirst() }
+      refusals.append(record)
+    }
+  }
 
   init(descriptor: Descriptor, pid: Int32, uid: UInt32) {
     self.descriptor = descriptor

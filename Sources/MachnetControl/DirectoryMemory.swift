@@ -31,6 +31,16 @@ public final class DirectoryMemory: @unchecked Sendable {
     unsafe header.pointee.magic = MN_MAGIC
   }
 
+  /// The directory that a daemon with this config would have, for questions about the config.
+  public convenience init(config: Config) throws(SystemError) {
+    try self.init(config: config, processors: 1)
+    install(
+      interfaces: config.interfaces.map {
+        mn_interface(
+          address: $0.prefix.address.value, mask: $0.prefix.mask, gateway: $0.gateway?.value ?? 0, mtu: UInt32($0.mtu ?? 1500))
+      })
+  }
+
   /// Fills the set that is not in use, then makes it the one in use.
   public func install(rules: [mn_rule]) {
     precondition(rules.count <= Int(MN_RULES_MAX))

@@ -32,6 +32,7 @@ struct Peer: Equatable {
 struct ShadowSocket {
   let cookie: UInt64
   let netnsCookie: UInt64
+  let inode: UInt64
   let localAddress: UInt32
   let localPort: UInt16
   let peer: Peer?
@@ -54,6 +55,7 @@ struct ShadowSocket {
     }
     cookie = found.cookie
     netnsCookie = found.netns_cookie
+    inode = found.inode
     localAddress = local
     localPort = found.local_port
     reusesPort = found.reuse_port

@@ -66,6 +66,23 @@ public struct StatusReport: Codable, Sendable {
     public var uid: Int
     public var program: String
     public var channels, sockets: Int
+    /// How long it has been attached.
+    public var connectedSeconds: Double
+    /// Requests that were refused, the latest last; at most 16 different ones are remembered.
+    public var refusals: [RefusalStatus]
+  }
+
+  public struct RefusalStatus: Codable, Sendable {
+    /// open, connect or channel
+    public var request: String
+    /// An errno value.
+    public var error: Int
+    public var reason: String
+    /// Of the socket, as /proc/PID/fd names it; nil: it was not about one.
+    public var inode: UInt64?
+    public var count: UInt64
+    /// Since the latest.
+    public var secondsAgo: Double
   }
 
   public struct SocketStatus: Codable, Sendable {
@@ -83,6 +100,10 @@ public struct StatusReport: Codable, Sendable {
     public var ruleLine: Int?
     public var transport: String?
     public var homeEngine: Int
+    /// As /proc/PID/fd names the socket: `socket:[INODE]`.
+    public var inode: UInt64
+    /// How long it has been on Machnet.
+    public var sinceSeconds: Double
     public var channel, endpoint: Int
     public var engine: Traffic
     public var kernel: Traffic

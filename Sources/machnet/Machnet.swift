@@ -7,7 +7,7 @@ import MachnetControl
 struct Machnet: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "machnet", abstract: "Runs programs over Machnet and shows what it does for them.",
-    subcommands: [Run.self, Status.self, Inspect.self, Reload.self])
+    subcommands: [Run.self, Status.self, Explain.self, Inspect.self, Reload.self])
 }
 
 /// Which daemon is meant.
@@ -39,13 +39,7 @@ struct DaemonOptions: ParsableArguments {
     do throws(SystemError) {
       return try ControlClient(path: path)
     } catch {
-      let advice =
-        switch error.code {
-        case ENOENT, ECONNREFUSED: "; is machnetd running? --socket or --config name another one"
-        case EACCES: "; ask for membership of the group in its config (control.group)"
-        default: ""
-        }
-      complain("machnet: cannot \(error)\(advice)")
+      complain(advised(error))
       throw ExitCode.failure
     }
   }

@@ -1,5 +1,4 @@
 import ArgumentParser
-import CMachnetABI
 import MachnetControl
 
 struct Status: ParsableCommand {
@@ -17,13 +16,13 @@ struct Status: ParsableCommand {
 
   func run() throws {
     let client = try daemon.connect()
-    let reply = try client.call(client.request(MN_REQUEST_STATUS))
-    guard reply.header.status == 0 else {
-      complain("machnet: the daemon has no status to tell: \(SystemError(reply.header.status, "write it"))")
+    do {
+      let text = try client.statusText()
+      print(json ? text : try readable(StatusReport(json: text)))
+    } catch let error as SystemError {
+      complain("machnet: cannot \(error)")
       throw ExitCode.failure
     }
-    let text = try ControlClient.text(reply)
-    print(json ? text : try readable(StatusReport(json: text)))
   }
 }
 

@@ -32,5 +32,64 @@ extension OneAtATime {
         #expect(wakeups.contains(socket.wakeups))
       }
     }
+
+    /// Every way in which a socket of a program with rules can be where it is.
+    static let manySockets = """
+      import socket, sys
+      def udp(family=socket.AF_INET): return socket.socket(family, socket.SOCK_DGRAM)
+      port = int(sys.argv[1])
+      bound = udp(); bound.bind(("127.0.0.1", port))
+      unbound = udp()
+      six = udp(socket.AF_INET6); six.bind(("::1", port))
+      only = udp(socket.AF_INET6); only.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1); only.bind(("::", port + 1))
+      stream = socket.socket()
+      away = udp(); away.connect(("192.0.2.9", 9))
+      there = udp(); there.connect(("127.0.0.1", port)); there.send(b"x"); bound.recv(9)
+      print(*[s.fileno() for s in (bound, unbound, six, only, stream, away, there)], flush=True)
+      sys.stdin.read()
+      """
+
+    @Test("each socket of a process is explained")
+    func explainProcess() throws {
+      try withBench(.local) { bench in
+        let daemon = try #require(bench.serverDaemon)
+        let port = Bench.freshPort()
+        _ = Bench.freshPort()
+        let program = try bench.server(Self.python, "-c", Self.manySockets, "\(port)")
+        try waitUntil("the sockets") { program.output.hasSuffix("\n") }
+        let names = ["bound", "unbound", "six", "only", "stream", "away", "there"]
+        let descriptors = Dictionary(uniqueKeysWithValues: zip(names, program.output.split(separator: " ").map { Int($0.trimmingCharacters(in: .newlines))! }))
+        func explain(_ name: String) throws -> (Int32, String) {
+          let result = try bench.start(
+            "explain", [product("machnet"), "explain", "--pid", "\(program.pid)", "--fd", "\(descriptors[name]!)"]).wait(seconds: 10)
+          return (result.status, result.output + result.errors)
+        }
+        for (name, status, words) in [
+          ("bound", 0, "on Machnet for"), ("unbound", 1, "it is not bound"), ("six", 1, "it is IPv6"),
+          ("only", 1, "the daemon refused it"), ("stream", 1, "only UDP sockets leave the kernel"),
+          ("away", 1, "no rule matches"), ("there", 0, "the rule in line"),
+        ] {
+          let (found, text) = try explain(name)
+          #expect(found == Int32(status) && text.contains(words), "\(name): \(text)")
+        }
+        #expect(try explain("only").1.contains("it carries IPv6 only"))
+        #expect(try explain("away").1.contains("its remote side is 127.0.0.0/8"))
+        let flow = try bench.start(
+          "explain", [product("machnet"), "explain", "--socket", daemon.socket.path, "--remote", "127.0.0.1:\(port)"]).wait(seconds: 10).output
+        #expect(flow.contains("machnet (udp)") && flow.contains("rules of generation 1"), "\(flow)")
+
+        // The engine is gone: the program's sockets are on the kernel, and that is the reason.
+        daemon.program.send(SIGKILL)
+        try daemon.program.wait(seconds: 10)
+        let (status, text) = try explain("bound")
+        #expect(status == 1 && text.contains("no daemon answers at \(daemon.socket.path)"), "\(text)")
+
+        // A program that nobody launched.
+        let plain = try bench.start("plain", [Self.python, "-c", Self.manySockets, "\(Bench.freshPort())"])
+        try waitUntil("the sockets") { plain.output.hasSuffix("\n") }
+        let result = try bench.start("explain", [product("machnet"), "explain", "--pid", "\(plain.pid)"]).wait(seconds: 10)
+        #expect(result.status == 1 && result.output.contains("it was not started by machnet run"), "\(result.output)")
+      }
+    }
   }
 }

@@ -73,12 +73,20 @@ struct mnc_socket {
   bool connected;
   uint64_t cookie;       /* SO_COOKIE: unique among all sockets since boot */
   uint64_t netns_cookie; /* SO_NETNS_COOKIE: of its network namespace */
+  uint64_t inode;        /* as /proc/PID/fd names it: socket:[INODE]; filled whatever else fails */
   uint32_t local[4], peer[4];
   uint16_t local_port, peer_port; /* host byte order; 0: none */
 };
 
 /// -ENOTSOCK for what is no socket; -EAFNOSUPPORT for what is not of the internet families.
 int mnc_inspect_socket(int fd, struct mnc_socket *socket);
+
+/// The inode of what `fd` is; 0: none.
+uint64_t mnc_inode(int fd);
+
+/// The protocol of the socket that a path under /proc/PID/fd leads to, as the kernel names it (UDP, UDPv6, TCP, UNIX...),
+/// with its NUL. Negative: it is no socket, or not for us to see.
+int mnc_socket_protocol(const char *path, char *name, size_t size);
 
 /// SO_NETNS_COOKIE of the caller's network namespace. -ENOPROTOOPT before Linux 5.14.
 int mnc_own_netns_cookie(uint64_t *cookie);
