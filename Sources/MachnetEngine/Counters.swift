@@ -13,6 +13,10 @@ public enum EngineCounter: Int, CaseIterable, Sendable, BitwiseCopyable {
   case unreachablesSent, unreachablesReceived
   case fragmentsSent, fragmentsReceived
   case reassembled
+  /// Iterations that found something to do.
+  case busyIterations
+  /// Time in which the engine slept, up to the end of its last sleep.
+  case sleepNanoseconds
 }
 
 /// Why something was dropped: every drop has one of these names.

@@ -54,6 +54,7 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
     while !isStopped {
       if iterate() {
         idleSince = core.now
+        core.mailbox.count(.busyIterations)
         if sharesCore && core.wokeSomebody {
           mn_linux_yield()
         } else if core.hasDelivered {
@@ -193,6 +194,7 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
     mn_fence()
     for port in 0..<portCount { unsafe ports[port].armInterrupt() }
     core.mailbox.count(.sleeps)
+    let start = core.clock.now()
     var interval = Rest.pollMin
     while !core.hasWork() {
       if portCount != 0 {
@@ -206,6 +208,7 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
     }
     for port in 0..<portCount { unsafe ports[port].disarmInterrupt() }
     unsafe mn_store_relaxed_u32(word, 0)
+    core.mailbox.count(.sleepNanoseconds, Int(core.clock.now() &- start))
   }
 
   /// How long the engine may sleep at a stretch, ns; negative: until it is woken.

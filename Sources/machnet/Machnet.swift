@@ -7,7 +7,7 @@ import MachnetControl
 struct Machnet: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "machnet", abstract: "Runs programs over Machnet and shows what it does for them.",
-    subcommands: [Run.self, Status.self, Explain.self, Inspect.self, Reload.self])
+    subcommands: [Run.self, Status.self, Top.self, Explain.self, Inspect.self, Reload.self])
 }
 
 /// Which daemon is meant.
@@ -33,9 +33,14 @@ struct DaemonOptions: ParsableArguments {
     }
   }
 
+  /// Where the daemon is to be found.
+  func path() throws -> String {
+    try statedConfig()?.control.socket ?? socket ?? environment("MACHNET_SOCKET") ?? defaultControlSocket
+  }
+
   /// A connection to the daemon, or an explanation on standard error.
   func connect() throws -> ControlClient {
-    let path = try statedConfig()?.control.socket ?? socket ?? environment("MACHNET_SOCKET") ?? defaultControlSocket
+    let path = try path()
     do throws(SystemError) {
       return try ControlClient(path: path)
     } catch {

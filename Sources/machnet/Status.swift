@@ -29,6 +29,7 @@ struct Status: ParsableCommand {
 /// The report for a person.
 func readable(_ report: StatusReport) -> String {
   var parts = [heading(report.daemon)]
+  let sinceStart = StatusRates(from: nil, to: report).engines
   parts.append(
     table(
       "SOCKETS",
@@ -50,14 +51,15 @@ func readable(_ report: StatusReport) -> String {
       report.processes.map { ["\($0.program)", "\($0.pid)", "\($0.uid)", "\($0.channels)", "\($0.sockets)"] }))
   parts.append(
     table(
-      "ENGINES", ["ENGINE>", "CPU>", "POLLING", "NOW", "RX>", "TX>", "LOCAL>", "SLEEPS>", "WAKE-UPS>", "DROPS"],
-      report.engines.map { engine in
+      "ENGINES", ["ENGINE>", "CPU>", "POLLING", "NOW", "ASLEEP>", "RX>", "TX>", "LOCAL>", "SLEEPS>", "WAKE-UPS>", "DROPS"],
+      report.engines.enumerated().map { place, engine in
         func count(_ name: String) -> UInt64 { engine.counters[name] ?? 0 }
         func traffic(_ datagrams: String, _ bytes: String) -> String {
           amount(StatusReport.Amount(datagrams: count(datagrams), bytes: count(bytes)))
         }
         return [
           "\(engine.index)", engine.cpu.map { "\($0)" } ?? "-", engine.polling, engine.sleeping ? "asleep" : "awake",
+          "\(Int((100 * sinceStart[place].asleep).rounded()))%",
           traffic("rxPackets", "rxBytes"), traffic("txPackets", "txBytes"), traffic("localDatagrams", "localBytes"),
           "\(count("sleeps"))", "\(count("wakeups"))",
           listed(drops: engine.drops),

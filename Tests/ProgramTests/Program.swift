@@ -69,6 +69,7 @@ final class Program {
   }
 
   func send(_ signal: Int32) { if process.isRunning { kill(pid, signal) } }
+  func type(_ line: String) { try? input.fileHandleForWriting.write(contentsOf: Data((line + "\n").utf8)) }
   func closeInput() { try? input.fileHandleForWriting.close() }
 
   /// Waits for the program to end; one that does not is killed and told of.

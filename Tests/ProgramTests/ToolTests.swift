@@ -91,5 +91,52 @@ extension OneAtATime {
         #expect(result.status == 1 && result.output.contains("it was not started by machnet run"), "\(result.output)")
       }
     }
+
+    @Test("top in a terminal of 80x24, over a restart of the daemon")
+    func top() throws {
+      try withBench(.local) { bench in
+        let daemon = try #require(bench.serverDaemon)
+        let port = Bench.freshPort()
+        let server = try bench.server(Self.python, testProgram("blocking_echo.py"), "server", bench.address, "\(port)")
+        try server.waitBound(port)
+        let sender = try bench.client(Self.python, testProgram("steady_sender.py"), bench.address, "\(port)")
+        let terminal = try bench.start(
+          "terminal",
+          [Self.python, testProgram("in_a_terminal.py"), product("machnet"), "top", "--socket", daemon.socket.path, "--interval", "0.1"])
+        var seen = 0
+        func see(_ text: String) throws {
+          terminal.type("see \(text)")
+          seen += 1
+          try waitUntil("'\(text)' on the screen", seconds: 30) {
+            guard terminal.isRunning else { throw Failure(terminal.story) }
+            return terminal.output.split(separator: "\n").count == seen
+          }
+        }
+        try see("machnetd \(daemon.program.pid)")
+        try see(" 127.0.0.1:\(port) ")
+        try see("sorted by traffic")
+        terminal.type("key s")
+        try see("sorted by rx")
+        terminal.type("key r")
+        try see("sorted by rx, reversed")
+        daemon.program.send(SIGKILL)
+        try daemon.program.wait(seconds: 10)
+        try see("no daemon answers")
+        let again = try Daemon("local", flows: ["{ match: { remote: \"127.0.0.0/8\" }, path: machnet }"], in: bench)
+        try see("machnetd \(again.program.pid)")
+        try see(" 127.0.0.1:\(port) ")
+        terminal.type("key q")
+        terminal.type("end")
+        #expect(try terminal.wait(seconds: 20).output.hasSuffix("ended 0\n"))
+        #expect(sender.isRunning)
+
+        let once = try bench.start("top", [product("machnet"), "top", "--socket", again.socket.path, "--once", "--json", "--interval", "0.2"])
+        let text = try once.wait(seconds: 10).output
+        let object = try #require(try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any])
+        #expect(Set(object.keys) == ["engines", "seconds", "sockets"])
+        let piped = try bench.start("top", [product("machnet"), "top", "--socket", again.socket.path]).wait(seconds: 10)
+        #expect(piped.status == 1 && piped.errors.contains("needs a terminal"))
+      }
+    }
   }
 }

@@ -1,0 +1,53 @@
+import Foundation
+import Testing
+
+@testable import MachnetControl
+
+/// A report with one engine and one socket.
+private func report(
+  epoch: String = "e", uptime: Double, iterations: UInt64 = 0, busy: UInt64 = 0, slept: UInt64 = 0, sleeping: Bool = false,
+  received: UInt64 = 0, inode: UInt64 = 1, since: Double? = nil
+) throws -> StatusReport {
+  try StatusReport(
+    json: """
+      { "daemon": { "pid": 1, "uptime_seconds": \(uptime), "epoch": "\(epoch)", "rules_generation": 1, "rules": 0,
+          "control_socket": "", "connections": 0, "channels": 0, "endpoints": 1, "departing": 0, "requests": 0,
+          "refused_requests": 0, "refused_connections": 0, "disconnected_liars": 0, "damaged_channels": 0 },
+        "engines": [ { "index": 0, "polling": "adaptive", "sleeping": \(sleeping), "interfaces": [], "drops": { "ip_checksum": \(busy) },
+          "iterations": \(iterations), "busy_iterations": \(busy), "sleep_nanoseconds": \(slept) } ],
+        "interfaces": [], "processes": [],
+        "sockets": [ { "program": "p", "pid": 2, "local": "*:1", "netns": 0, "verdict": "machnet", "home_engine": 0,
+          "inode": \(inode), "since_seconds": \(since ?? uptime), "channel": 1, "endpoint": 0, "drops": {}, "wakeups": 0,
+          "engine": { "rx": { "datagrams": \(received), "bytes": 0 }, "tx": { "datagrams": 0, "bytes": 0 } },
+          "kernel": { "rx": { "datagrams": 0, "bytes": 0 }, "tx": { "datagrams": 0, "bytes": 0 } } } ] }
+      """)
+}
+
+@Suite struct StatusRatesTests {
+  @Test func betweenTwoLooks() throws {
+    let rates = StatusRates(
+      from: try report(uptime: 10, iterations: 1000, busy: 100, slept: 1_000_000_000, received: 50),
+      to: try report(uptime: 12, iterations: 2000, busy: 350, slept: 2_000_000_000, received: 150))
+    #expect(rates.seconds == 2 && rates.sockets[0].rx == 50)
+    #expect(rates.engines[0].load == 0.25 && rates.engines[0].asleep == 0.5 && rates.engines[0].drops == 125)
+  }
+
+  @Test func anotherDaemonStartsFromNothing() throws {
+    let rates = StatusRates(from: try report(uptime: 10, received: 1000), to: try report(epoch: "f", uptime: 2, received: 10))
+    #expect(rates.seconds == 2 && rates.sockets[0].rx == 5)
+  }
+
+  @Test func aSocketThatTookAnOldOnesInodeOrCameBack() throws {
+    let old = try report(uptime: 10, received: 1000)
+    #expect(StatusRates(from: old, to: try report(uptime: 11, received: 7, inode: 2)).sockets[0].rx == 7)
+    #expect(StatusRates(from: old, to: try report(uptime: 11, received: 7, since: 0.5)).sockets[0].rx == 7)
+  }
+
+  @Test func anEngineThatDidNothingSleepsStill() throws {
+    let old = try report(uptime: 10, iterations: 5, slept: 7, sleeping: true)
+    let rates = StatusRates(from: old, to: try report(uptime: 11, iterations: 5, slept: 7, sleeping: true))
+    #expect(rates.engines[0].asleep == 1 && rates.engines[0].load == 0)
+    // A sleep from before the first look: never more than the whole time.
+    #expect(StatusRates(from: old, to: try report(uptime: 11, iterations: 9, slept: 9_000_000_000)).engines[0].asleep == 1)
+  }
+}
