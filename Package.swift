@@ -21,6 +21,8 @@ let strict: [SwiftSetting] = [
   .enableUpcomingFeature("MemberImportVisibility"),
   .enableUpcomingFeature("InternalImportsByDefault"),
 ]
+/// @_noLocks is checked in debug builds too, and there it must see the bodies of generic code.
+let hot: [SwiftSetting] = strict + [.unsafeFlags(["-wmo", "-num-threads", "1"], .when(configuration: .debug))]
 let tests: [SwiftSetting] = [.treatAllWarnings(as: .error)]
 /// The preload shim lives in foreign processes: no Swift runtime, no allocation behind our back.
 let embedded: [SwiftSetting] =
@@ -63,10 +65,12 @@ let package = Package(
     // The engine's side, lowest first.
     .target(name: "MachnetWire", swiftSettings: strict),
     .target(name: "MachnetChannel", dependencies: ["CMachnetABI"], swiftSettings: strict),
+    .target(name: "MachnetMemory", dependencies: ["CLinux"], swiftSettings: strict),
+    .target(name: "MachnetTransport", dependencies: ["MachnetMemory", "MachnetWire"], swiftSettings: hot),
     .target(
-      name: "MachnetEngine", dependencies: ["CMachnetABI", "CLinux", "MachnetChannel", "MachnetWire"],
-      // @_noLocks is checked in debug builds too, and there it must see the generic tables' bodies.
-      swiftSettings: strict + [.unsafeFlags(["-wmo", "-num-threads", "1"], .when(configuration: .debug))]),
+      name: "MachnetEngine",
+      dependencies: ["CMachnetABI", "CLinux", "MachnetChannel", "MachnetMemory", "MachnetTransport", "MachnetWire"],
+      swiftSettings: hot),
     .target(
       name: "MachnetDPDK", dependencies: ["CDPDK", "CNuma", "MachnetEngine"],
       swiftSettings: strict + [.unsafeFlags(dpdkSwiftFlags)]),

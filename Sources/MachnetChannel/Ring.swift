@@ -124,6 +124,10 @@ public struct RingWriter {
   @inlinable
   public var reader: RingReader { unsafe RingReader(unsafe: ring, capacity: UInt32(truncatingIfNeeded: capacity)) }
 
+  /// An upper bound of `pending` from the copy of the reader's head: touches no foreign line.
+  @inlinable
+  public var written: UInt64 { @_noLocks get { tail &- head } }
+
   /// Bytes written and not yet released by the reader (SIOCOUTQ's measure, headers included).
   @inlinable
   public var pending: UInt64 {

@@ -1,6 +1,7 @@
 import CLinux
 import CMachnetABI
 import MachnetChannel
+import MachnetMemory
 
 /// Orders of the control thread, taken between iterations.
 extension Core {

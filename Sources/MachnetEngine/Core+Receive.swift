@@ -1,5 +1,7 @@
 import CMachnetABI
 import MachnetChannel
+import MachnetMemory
+import MachnetTransport
 import MachnetWire
 
 /// From frames to endpoints. Whatever a frame holds, it ends as a datagram, as an answer, or as a counted drop.
@@ -83,6 +85,10 @@ extension Core {
     }
     if !datagram.isChecksumRight(source: ip.source, destination: ip.destination) {
       mailbox.drop(.udpChecksum)
+      return
+    }
+    if transports[port].owns(port: datagram.destinationPort) && transports[port].owns(port: datagram.sourcePort) {
+      takeSessionPacket(datagram, ip, port)
       return
     }
     let receiver = demultiplexer.receiver(
@@ -263,6 +269,14 @@ extension Core {
     mailbox.count(.unreachablesReceived)
     let error = Core.error(ofUnreachable: message.code)
     if error == 0 { return }
+    if transports[port].owns(port: quoted.sourcePort) {
+      if error == 111 {
+        transports[port].unreachable(
+          localAddress: quoted.source, remoteAddress: quoted.destination,
+          ports: PortPair(source: quoted.sourcePort, destination: quoted.destinationPort), now: now)
+      }
+      return
+    }
     // Only a connected socket hears of it, as in the kernel without IP_RECVERR.
     let slot = demultiplexer.exact(
       Demultiplexer.wire, quoted.source, quoted.sourcePort, quoted.destination, quoted.destinationPort, endpoints)
@@ -285,21 +299,28 @@ extension Core {
     }
   }
 
-  /// Tells a sender that nobody listens (RFC 1122, 4.1.3.1), so many times a second.
-  @inline(never) @_noLocks
-  private mutating func sendUnreachable(_ ip: IPv4Packet, _ frame: EthernetFrame, _ port: UInt32) {
-    // RFC 1122, 3.2.2: never about what was broadcast.
-    if frame.destination == ethernetBroadcast { return }
+  /// Takes a token for one more word about a port where nobody listens.
+  @_noLocks
+  mutating func mayTellUnreachable() -> Bool {
     let earned = (now &- unreachableRefilled) / (1_000_000_000 / Core.unreachableRate)
     if earned != 0 {
       unreachableTokens = min(Core.unreachableBurst, unreachableTokens &+ earned)
       unreachableRefilled = now
     }
-    if unreachableTokens == 0 || ports[port].stashCount == 0 || ports[port].room == 0 {
+    if unreachableTokens == 0 { return false }
+    unreachableTokens &-= 1
+    return true
+  }
+
+  /// Tells a sender that nobody listens (RFC 1122, 4.1.3.1), so many times a second.
+  @inline(never) @_noLocks
+  private mutating func sendUnreachable(_ ip: IPv4Packet, _ frame: EthernetFrame, _ port: UInt32) {
+    // RFC 1122, 3.2.2: never about what was broadcast.
+    if frame.destination == ethernetBroadcast { return }
+    if ports[port].stashCount == 0 || ports[port].room == 0 || !mayTellUnreachable() {
       mailbox.drop(.unreachableRateLimited)
       return
     }
-    unreachableTokens &-= 1
     // RFC 1812, 4.3.2.3: as much of the packet as fits into 576 bytes.
     let quote = ip.whole.slice(0, to: min(ip.totalLength, 576 &- 28))
     var packet = takePacket(port)

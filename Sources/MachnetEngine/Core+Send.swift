@@ -1,5 +1,6 @@
 import CMachnetABI
 import MachnetChannel
+import MachnetMemory
 
 /// What became of a datagram.
 enum Sent {
@@ -102,6 +103,7 @@ extension Core {
     if flags & UInt16(MN_RECORD_TTL) != 0 { envelope.ttl = unsafe header.load(fromByteOffset: 14, as: UInt8.self) }
     if flags & UInt16(MN_RECORD_TOS) != 0 { envelope.tos = unsafe header.load(fromByteOffset: 15, as: UInt8.self) }
     envelope.dontFragment = flags & UInt16(MN_RECORD_DONT_FRAGMENT) != 0
+    envelope.isReliable = flags & UInt16(MN_RECORD_MACHNET) != 0
 
     if segment == 0 || record.length <= segment {
       return unsafe sendOne(record.payload, record.length, envelope, route, from: slot)
@@ -135,6 +137,7 @@ extension Core {
     case .local:
       return unsafe sendLocal(payload, length, envelope, route, from: slot)
     case .port:
+      if envelope.isReliable { return unsafe sendToSession(payload, length, envelope, route, from: slot) }
       return unsafe sendToPort(payload, length, envelope, route, from: slot)
     case .refused:
       refuse(route.reason, from: slot)
@@ -279,4 +282,6 @@ struct Envelope: BitwiseCopyable {
   var ttl: UInt8 = 64
   var tos: UInt8 = 0
   var dontFragment = false
+  /// Goes over a session.
+  var isReliable = false
 }

@@ -1,5 +1,6 @@
 import CMachnetABI
 import MachnetChannel
+import MachnetMemory
 import MachnetWire
 
 /// From datagrams to frames.
@@ -61,27 +62,13 @@ extension Core {
       return .done
     }
     if ports[port].stashCount < frames || ports[port].room < frames { return .wait }
-    guard let answer = ports[port].neighbours.resolve(route.hop, now: now) else {
+    guard let link = link(port, route.hop) else {
       mailbox.drop(.neighbourUnresolved, endpoint: slot)
       return .done
     }
+    // Asking for the neighbour may have taken one.
+    if ports[port].stashCount < frames { return .wait }
     let bytes = unsafe Bytes(unsafe: payload, count: length)
-    var link = Link(port: port, mac: 0, entry: none)
-    switch answer {
-    case .send(let mac):
-      link.mac = mac
-    case .sendAndProbe(let mac):
-      link.mac = mac
-      askForAddress(port, route.hop, at: mac)
-      if ports[port].stashCount < frames { return .wait }
-    case .wait(let entry):
-      link.entry = entry
-    case .waitAndAsk(let entry):
-      link.entry = entry
-      askForAddress(port, route.hop, at: ethernetBroadcast)
-      showNeighbour(port, entry)
-      if ports[port].stashCount < frames { return .wait }
-    }
     identification &+= 1
     if frames == 1 { emitDatagram(bytes, envelope, link) } else { emitFragments(bytes, envelope, link) }
     mailbox.countSent(endpoint: slot, datagrams: 1, bytes: UInt64(truncatingIfNeeded: length))
@@ -94,6 +81,27 @@ extension Core {
     var mac: UInt64
     /// The neighbour whose answer is awaited, or `none`.
     var entry: UInt32
+  }
+
+  /// The way to a neighbour, which is asked for its Ethernet address if need be.
+  ///
+  /// - Returns: nil when it does not answer, or the table is full.
+  @inline(__always) @_noLocks
+  mutating func link(_ port: UInt32, _ hop: UInt32) -> Link? {
+    guard let answer = ports[port].neighbours.resolve(hop, now: now) else { return nil }
+    switch answer {
+    case .send(let mac):
+      return Link(port: port, mac: mac, entry: none)
+    case .sendAndProbe(let mac):
+      askForAddress(port, hop, at: mac)
+      return Link(port: port, mac: mac, entry: none)
+    case .wait(let entry):
+      return Link(port: port, mac: 0, entry: entry)
+    case .waitAndAsk(let entry):
+      askForAddress(port, hop, at: ethernetBroadcast)
+      showNeighbour(port, entry)
+      return Link(port: port, mac: 0, entry: entry)
+    }
   }
 
   @inline(__always) @_noLocks
@@ -160,7 +168,7 @@ extension Core {
   }
 
   @inline(__always) @_noLocks
-  private func ipHeader(_ envelope: Envelope, _ totalLength: Int) -> IPv4Header {
+  func ipHeader(_ envelope: Envelope, _ totalLength: Int) -> IPv4Header {
     var header = IPv4Header(
       totalLength: totalLength, ipProtocol: IPProtocol.udp, source: envelope.source, destination: envelope.destination)
     header.tos = envelope.tos
@@ -177,7 +185,7 @@ extension Core {
 
   /// Writes a frame's Ethernet header and queues it, or lets it wait for its neighbour.
   @inline(__always) @_noLocks
-  private mutating func depart(_ packet: Packet, _ link: Link) {
+  mutating func depart(_ packet: Packet, _ link: Link) {
     let frame = unsafe Bytes(unsafe: packet.data, count: Int(packet.capacity))
     EthernetFrame.emit(into: frame, destination: link.mac, source: ports[link.port].mac, type: EtherType.ipv4)
     if link.entry == none {

@@ -1,6 +1,8 @@
 import CLinux
 import CMachnetABI
 import MachnetChannel
+import MachnetMemory
+import MachnetTransport
 
 /// Everything an engine knows and does between its ports and its channels, without any packet I/O of its own: the
 /// shell (`Engine`) feeds it bursts and carries its frames away.
@@ -46,6 +48,16 @@ struct Core: ~Copyable {
   /// The daemon's other engines.
   let siblings: Table<Sibling>
   var siblingCount = 0
+  /// The transport `machnet`, one per port; the first `portCount` are made.
+  let transports = Table<Transport>(count: EngineLimits.ports)
+  private let transportOptions: TransportOptions
+  let pauseLimit: UInt64
+  /// Our sockets that have no room, and who was told so.
+  let told = Table<Told>(count: Core.toldMax)
+  var toldCount = 0
+  /// Remote sockets that have no room.
+  let paused = Table<Paused>(count: Core.pausedMax)
+  var pausedCount = 0
   /// The next IPv4 identification.
   var identification: UInt16
   /// Port unreachables that may be sent at once, and when that was worked out.
@@ -76,6 +88,8 @@ struct Core: ~Copyable {
     localStall = UInt64(max(0, options.localStallMicroseconds)) * 1000
     separateHosts = options.separateHosts
     faultDescriptor = control.faultDescriptor
+    transportOptions = options.transport
+    pauseLimit = UInt64(max(0, options.pauseMilliseconds)) * 1_000_000
     clock = unsafe Clock(virtual: options.virtualTime)
     now = clock.now()
     identification = unsafe options.virtualTime == nil ? UInt16(truncatingIfNeeded: mn_cycles()) : 0
@@ -88,7 +102,13 @@ struct Core: ~Copyable {
 
   deinit {
     reassembly.release()
-    for port in 0..<portCount { ports[port].release() }
+    for port in 0..<portCount {
+      ports[port].release()
+      unsafe (transports.base + port).deinitialize(count: 1)
+    }
+    transports.release()
+    told.release()
+    paused.release()
     ports.release()
     channels.release()
     endpoints.release()
@@ -111,6 +131,13 @@ struct Core: ~Copyable {
 
   mutating func addPort(_ options: InterfaceOptions) {
     ports[portCount] = Port(options)
+    var transport = transportOptions
+    transport.engine = UInt8(options.queue)
+    transport.engines = UInt8(options.queues)
+    transport.datagramMax = min(options.mtu - Core.datagramOverhead, Core.sessionDatagramMax)
+    // Ports of one daemon draw other numbers each.
+    transport.seed.1 ^= UInt64(options.address) << 32 | UInt64(index) << 16 | UInt64(portCount) << 8 | UInt64(options.queue)
+    unsafe (transports.base + portCount).initialize(to: Transport(transport))
     portCount += 1
   }
 
@@ -227,6 +254,11 @@ struct Core: ~Copyable {
   mutating func hasWork() -> Bool {
     if mailbox.load(Mailbox.commandTail) != commandsDone || mailbox.load(Mailbox.stop) != 0 || hasNews() { return true }
     scanReady(all: true)
+    var port = 0
+    while port < portCount {
+      if transports[port].hasReady { return true }
+      port &+= 1
+    }
     var place = 0
     while place < activeCount {
       if !endpoints[active[place]].reader.isEmpty { return true }

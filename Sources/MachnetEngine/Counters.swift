@@ -33,6 +33,10 @@ public enum DropReason: Int, CaseIterable, Sendable, BitwiseCopyable {
   // Datagrams that cannot leave.
   case destinationRefused, sourceRefused, noRoute, messageTooLong
   case neighbourUnresolved, neighbourQueueFull, portStalled, closedUnsent
+  // Messages for hosts that open no session; that a session took with it when it died; for sockets that have no room.
+  case peerRefused, sessionLost, peerPaused
+  // Session packets without a UDP checksum.
+  case sessionChecksum
   // Limits.
   case unreachableRateLimited, faultsLost
 }
@@ -68,6 +72,26 @@ public struct NeighbourSnapshot: Sendable {
   /// In the 48 low bits; meaningless while incomplete.
   public var mac: UInt64
   public var state: State
+}
+
+/// One session of the transport `machnet`, as it was a hundredth of a second ago.
+public struct SessionStatus: Sendable {
+  /// Place in `EngineOptions.interfaces`.
+  public var port: Int
+  /// Host byte order.
+  public var localAddress: UInt32
+  public var remoteAddress: UInt32
+  public var remoteEngine: UInt8
+  public var isOpen: Bool
+  /// ns; 0: not measured yet.
+  public var smoothedRTT: UInt64
+  public var minimumRTT: UInt64
+  /// Packets.
+  public var congestionWindow: Double
+  public var inFlight: Int
+  public var packetsSent: UInt64
+  public var packetsReceived: UInt64
+  public var retransmissions: UInt64
 }
 
 /// Something that an engine wants its control thread to deal with.

@@ -1,3 +1,5 @@
+import MachnetMemory
+
 /// Finds the endpoint that a datagram is for: chains over two tables of buckets, one keyed by both addresses
 /// (connected endpoints), one by the local address (all others). An endpoint is in exactly one chain.
 struct Demultiplexer {

@@ -1,5 +1,6 @@
 import CMachnetABI
 import MachnetChannel
+import MachnetTransport
 
 /// "No slot": ends chains and lists.
 @inline(__always)
@@ -44,6 +45,9 @@ struct Endpoint {
   var progress: UInt32 = 0
   /// When the head of its TX ring was first refused by a full receiver; 0: it was not.
   var stalledSince: UInt64 = 0
+
+  /// How much of the record at the head of the TX ring a session has accepted; nil: nothing.
+  var sending: Transport.Progress? = nil
 
   /// The last answer of `route`, and what it was an answer to.
   var routeAddress: UInt32 = 0

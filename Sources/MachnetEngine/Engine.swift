@@ -1,6 +1,7 @@
 import CLinux
 import CMachnetABI
 import MachnetChannel
+import MachnetMemory
 
 /// One polling thread's work: packets of its ports on one side, the rings of applications on the other.
 ///
@@ -95,7 +96,10 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
     if portCount != 0 && receive() { progress = true }
     core.scanReady(all: false)
     if core.serveActive() { progress = true }
-    if portCount != 0 && transmit() { progress = true }
+    if portCount != 0 {
+      core.pumpSessions()
+      if transmit() { progress = true }
+    }
     if core.now >= nextTick { tick() }
     return progress
   }
@@ -124,6 +128,8 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
       core.ports[port].isUp = isUp
     }
     core.tickPorts()
+    core.tickSessions()
+    core.pumpSessions()
     _ = transmit()
   }
 
@@ -201,6 +207,7 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
         core.now = core.clock.now()
         if receive() { break }
         if core.now >= nextTick { tick() }
+        core.pumpSessions()
         _ = transmit()
       }
       if mn_linux_epoll_wait(epoll, restLimit(interval)) > 0 { break }
@@ -214,16 +221,21 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
   /// How long the engine may sleep at a stretch, ns; negative: until it is woken.
   private func restLimit(_ interval: Int64) -> Int64 {
     if portCount == 0 { return -1 }
+    let due = core.sessionTimeout
+    let limit = due == .max ? Rest.timers : min(Rest.timers, Int64(due > core.now ? due - core.now : 1))
     for port in 0..<portCount {
-      if unsafe ports[port].wakeDescriptor < 0 || core.ports[port].queued != 0 { return interval }
+      if unsafe ports[port].wakeDescriptor < 0 || core.ports[port].queued != 0 { return min(limit, interval) }
       // The answer that packets wait for may come to another engine.
-      if core.siblingCount != 0 && core.ports[port].neighbours.waitingCount != 0 { return interval }
+      if core.siblingCount != 0 && core.ports[port].neighbours.waitingCount != 0 { return min(limit, interval) }
     }
-    return Rest.timers
+    return limit
   }
 
   /// Gives back every packet that the engine still holds.
   private mutating func finish() {
+    // Peers hear that their sessions are over.
+    core.now = core.clock.now()
+    while core.closeSessions() { if !transmit() { break } }
     for port in 0..<portCount {
       let number = UInt32(port)
       while core.ports[port].queued != 0 {

@@ -1,6 +1,7 @@
 import CLinux
 import CMachnetABI
 import MachnetChannel
+public import MachnetTransport
 import Synchronization
 
 /// The control thread's hold on one engine: orders in, faults and numbers out.
@@ -237,6 +238,31 @@ public final class EngineControl: @unchecked Sendable {
       if count != 0 { counters.drops.append((reason, count)) }
     }
     return counters
+  }
+
+  /// What the transport `machnet` has counted, up to the last hundredth of a second.
+  public func transportCounters() -> [(counter: TransportCounter, count: UInt64)] {
+    TransportCounter.allCases.map { ($0, mailbox.relaxed(Mailbox.transport + $0.rawValue * 8)) }
+  }
+
+  /// The sessions of the engine, at most `EngineLimits.shownSessions`.
+  public func sessions() -> [SessionStatus] {
+    var found: [SessionStatus] = []
+    for index in 0..<EngineLimits.shownSessions {
+      let block = Mailbox.sessions + index * Mailbox.sessionStride
+      let addresses = mailbox.load(block)
+      if addresses == 0 { break }
+      let words = (1...7).map { mailbox.load(block + $0 * 8) }
+      guard mailbox.load(block) == addresses else { continue }
+      found.append(
+        SessionStatus(
+          port: Int(words[0] >> 32), localAddress: UInt32(addresses >> 32),
+          remoteAddress: UInt32(truncatingIfNeeded: addresses), remoteEngine: UInt8(truncatingIfNeeded: words[0] >> 8),
+          isOpen: words[0] & 1 != 0, smoothedRTT: words[1], minimumRTT: words[2],
+          congestionWindow: Double(words[3] >> 32) / 1000, inFlight: Int(UInt32(truncatingIfNeeded: words[3])),
+          packetsSent: words[4], packetsReceived: words[5], retransmissions: words[6]))
+    }
+    return found
   }
 
   /// The neighbours of a port (by its place in `EngineOptions.interfaces`).

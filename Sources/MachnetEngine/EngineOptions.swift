@@ -1,4 +1,5 @@
 public import MachnetChannel
+public import MachnetTransport
 
 /// What an engine does when an iteration found nothing to do.
 public enum Polling: String, Sendable, CaseIterable {
@@ -22,6 +23,8 @@ public struct InterfaceOptions: Sendable {
   /// The port's Ethernet address, in its 48 low bits (the first octet on the wire is the highest).
   public var mac: UInt64
   public var queue: Int = 0
+  /// How many queues, and so engines, the interface has.
+  public var queues: Int = 1
   /// What IP_PKTINFO reports for datagrams that arrive here; 0: unknown.
   public var index: UInt32 = 0
 
@@ -54,6 +57,11 @@ public struct EngineOptions: @unchecked Sendable {
   ///
   /// Safety: valid as long as the engine lives, and written by the thread that steps it.
   public var virtualTime: UnsafePointer<UInt64>? = nil
+  /// What the transport `machnet` of all ports has in common; each port's own is derived from it.
+  public var transport = TransportOptions(
+    engine: 0, engines: 1, epoch: .random(in: 1 ... .max), seed: (.random(in: 0 ... .max), .random(in: 0 ... .max)))
+  /// How long a message waits in its sender's ring for a remote socket that has no room.
+  public var pauseMilliseconds: Int = 250
   /// One per port that the engine is given, in that order.
   public var interfaces: [InterfaceOptions] = []
 

@@ -1,5 +1,6 @@
 import CLinux
 import CMachnetABI
+import MachnetTransport
 
 /// Limits of one engine's tables. Memory is reserved at start and costs nothing until it is used.
 enum EngineLimits {
@@ -11,6 +12,8 @@ enum EngineLimits {
   static let neighbours = 512
   /// ARP packets that the daemon's other engines have not heard of yet; those behind miss some.
   static let heard = 256
+  /// Sessions of an engine that `machnet status` shows at most.
+  static let shownSessions = 256
 }
 
 /// One order of the control thread. Slots are numbers that the control side hands out, so that the engine need
@@ -64,15 +67,19 @@ struct Mailbox: @unchecked Sendable {
   static let neighbours = (faults + EngineLimits.faults * 8 + 4095) & ~4095
   static let heard = neighbours + EngineLimits.ports * EngineLimits.neighbours * 16
   static let endpoints = heard + EngineLimits.heard * 16
-  static let endpointStride = 128
-  static let size = endpoints + EngineLimits.endpoints * endpointStride
+  static let endpointStride = 192
+  static let transport = endpoints + EngineLimits.endpoints * endpointStride
+  static let sums = transport + 64 * 8
+  static let sessions = sums + 64 * 8
+  static let size = sessions + EngineLimits.shownSessions * sessionStride
+  static let sessionStride = 64
 
-  /// Drops that are counted per endpoint: `receiveRingFull`...`closedUnsent`, after its four counters.
+  /// Drops that are counted per endpoint: `receiveRingFull`...`peerPaused`, after its four counters.
   static var endpointDropFirst: Int { DropReason.receiveRingFull.ordinal }
-  static var endpointDropCount: Int { DropReason.closedUnsent.ordinal - endpointDropFirst + 1 }
+  static var endpointDropCount: Int { DropReason.peerPaused.ordinal - endpointDropFirst + 1 }
 
   init?() {
-    precondition(Mailbox.endpointDropCount <= 12 && DropReason.allCases.count <= 64)
+    precondition(Mailbox.endpointDropCount <= 20 && DropReason.allCases.count <= 64)
     precondition(EngineCounter.allCases.count <= 64)
     guard let memory = unsafe mn_linux_map(Mailbox.size) else { return nil }
     unsafe base = memory
@@ -195,6 +202,53 @@ struct Mailbox: @unchecked Sendable {
     return Heard(
       interface: UInt32(truncatingIfNeeded: who >> 32), address: UInt32(truncatingIfNeeded: who),
       mac: what & 0xFFFF_FFFF_FFFF, isForUs: what >> 48 != 0)
+  }
+
+  // MARK: The transport, as others see it: sums over the ports, and a block of eight words per session.
+
+  @_noLocks
+  func beginTransport() {
+    var counter = 0
+    while counter < 64 {
+      unsafe mn_store_relaxed_u64(base + Mailbox.sums + counter * 8, 0)
+      counter &+= 1
+    }
+  }
+
+  @_noLocks
+  func addTransport(_ transport: borrowing Transport) {
+    var counter = 0
+    while counter < Transport.counterCount {
+      add(Mailbox.sums + counter * 8, transport.value(at: counter))
+      counter &+= 1
+    }
+  }
+
+  @_noLocks
+  func show(session: Int, _ it: Transport.SessionSnapshot, port: UInt32) {
+    let block = Mailbox.sessions + session * Mailbox.sessionStride
+    // The addresses go first and come last, as with neighbours.
+    store(block, 0)
+    store(block + 8, UInt64(port) << 32 | UInt64(it.remoteEngine) << 8 | (it.isOpen ? 1 : 0))
+    store(block + 16, it.smoothedRTT)
+    store(block + 24, it.minimumRTT)
+    store(block + 32, UInt64(it.congestionWindow * 1000) << 32 | UInt64(truncatingIfNeeded: it.inFlight))
+    store(block + 40, it.packetsSent)
+    store(block + 48, it.packetsReceived)
+    store(block + 56, it.retransmissions)
+    store(block, UInt64(it.localAddress) << 32 | UInt64(it.remoteAddress))
+  }
+
+  /// The first `count` blocks are sessions; the sums are complete.
+  @_noLocks
+  func endSessions(_ count: Int) {
+    if count < EngineLimits.shownSessions { store(Mailbox.sessions + count * Mailbox.sessionStride, 0) }
+    var counter = 0
+    while counter < Transport.counterCount {
+      unsafe mn_store_relaxed_u64(
+        base + Mailbox.transport + counter * 8, mn_load_relaxed_u64(base + Mailbox.sums + counter * 8))
+      counter &+= 1
+    }
   }
 }
 

@@ -1,3 +1,5 @@
+import MachnetMemory
+
 /// A port's neighbour table (ARP, RFC 826): sets of eight, so that a look-up and an eviction are bounded. Packets that
 /// wait for an address are queued here.
 ///

@@ -1,4 +1,5 @@
 import CMachnetABI
+import MachnetMemory
 
 /// One queue of one port as the core sees it: frames to go, empty packets to fill, packets to give back. The shell
 /// moves them between here and the port's `PacketIO`.

@@ -1,3 +1,4 @@
+import MachnetMemory
 import MachnetWire
 
 /// Puts fragments of IPv4 datagrams together (RFC 791, 3.2), in memory of a fixed size: a fragment is copied to its

@@ -37,6 +37,12 @@ public struct Bytes: BitwiseCopyable {
     return unsafe UInt32(bigEndian: base.loadUnaligned(fromByteOffset: offset, as: UInt32.self))
   }
 
+  @inlinable @inline(__always) @_noLocks
+  public func u64(_ offset: Int) -> UInt64 {
+    check(offset, 8)
+    return unsafe UInt64(bigEndian: base.loadUnaligned(fromByteOffset: offset, as: UInt64.self))
+  }
+
   /// Six octets, in the 48 low bits.
   @inlinable @inline(__always) @_noLocks
   public func u48(_ offset: Int) -> UInt64 {
@@ -59,6 +65,12 @@ public struct Bytes: BitwiseCopyable {
   public func set32(_ offset: Int, _ value: UInt32) {
     check(offset, 4)
     unsafe base.storeBytes(of: value.bigEndian, toByteOffset: offset, as: UInt32.self)
+  }
+
+  @inlinable @inline(__always) @_noLocks
+  public func set64(_ offset: Int, _ value: UInt64) {
+    check(offset, 8)
+    unsafe base.storeBytes(of: value.bigEndian, toByteOffset: offset, as: UInt64.self)
   }
 
   @inlinable @inline(__always) @_noLocks

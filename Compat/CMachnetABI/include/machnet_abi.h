@@ -125,6 +125,7 @@ enum {
   MN_RECORD_TTL = 2,           /* TX: `ttl` is to be used; RX: always set */
   MN_RECORD_TOS = 4,           /* likewise for `tos` */
   MN_RECORD_DONT_FRAGMENT = 8, /* TX: IP_MTU_DISCOVER asks for DF */
+  MN_RECORD_MACHNET = 16,      /* TX: the rule says transport machnet */
 };
 
 /// What precedes a datagram's payload in a ring, in both directions. Records start on cache lines; the next one

@@ -6,12 +6,12 @@ import CLinux
 /// Its elements are plain data that are valid when all their bytes are zero or that the owner writes before it
 /// reads them. Whoever makes a table releases it.
 @safe
-struct Table<Element> {
+public struct Table<Element: ~Copyable> {
   /// Safety: `count` elements, mapped by `init` until `release`.
-  let base: UnsafeMutablePointer<Element>
-  let count: Int
+  public let base: UnsafeMutablePointer<Element>
+  public let count: Int
 
-  init(count: Int) {
+  public init(count: Int) {
     guard let memory = unsafe mn_linux_map(max(1, count) * MemoryLayout<Element>.stride) else {
       preconditionFailure("no memory for an engine's tables")
     }
@@ -19,9 +19,9 @@ struct Table<Element> {
     self.count = count
   }
 
-  func release() { unsafe mn_linux_unmap(base, max(1, count) * MemoryLayout<Element>.stride) }
+  public func release() { unsafe mn_linux_unmap(base, max(1, count) * MemoryLayout<Element>.stride) }
 
-  subscript(index: UInt32) -> Element {
+  public subscript(index: UInt32) -> Element {
     @_transparent unsafeAddress {
       precondition(Int(index) < count)
       return unsafe UnsafePointer(base + Int(index))
@@ -32,7 +32,7 @@ struct Table<Element> {
     }
   }
 
-  subscript(index: UInt16) -> Element {
+  public subscript(index: UInt16) -> Element {
     @_transparent unsafeAddress {
       precondition(Int(index) < count)
       return unsafe UnsafePointer(base + Int(index))
@@ -43,7 +43,7 @@ struct Table<Element> {
     }
   }
 
-  subscript(index: Int) -> Element {
+  public subscript(index: Int) -> Element {
     @_transparent unsafeAddress {
       precondition(UInt(bitPattern: index) < UInt(bitPattern: count))
       return unsafe UnsafePointer(base + index)
@@ -56,7 +56,7 @@ struct Table<Element> {
 
   /// An element's place, for code that changes two elements at a time.
   @_transparent
-  func pointer(_ index: UInt32) -> UnsafeMutablePointer<Element> {
+  public func pointer(_ index: UInt32) -> UnsafeMutablePointer<Element> {
     precondition(Int(index) < count)
     return unsafe base + Int(index)
   }

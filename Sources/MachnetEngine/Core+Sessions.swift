@@ -1,0 +1,353 @@
+import CMachnetABI
+import MachnetChannel
+import MachnetMemory
+import MachnetTransport
+import MachnetWire
+
+/// Between the transport `machnet` and everything else: its packets in frames, its messages in rings.
+extension Core {
+  /// A socket of ours that has no room, and a peer that was told so.
+  struct Told: BitwiseCopyable {
+    var endpoint: UInt32
+    var port: UInt32
+    var session: UInt32
+    var generation: UInt32
+    var localPort: UInt16
+  }
+
+  /// A remote socket that has no room.
+  struct Paused: BitwiseCopyable {
+    var port: UInt32
+    var session: UInt32
+    var generation: UInt32
+    var remotePort: UInt16
+  }
+
+  static var toldMax: Int { @_noLocks get { 256 } }
+  static var pausedMax: Int { @_noLocks get { 256 } }
+  /// IPv4 and UDP headers, bytes.
+  static var datagramOverhead: Int { @_noLocks get { IPv4Packet.headerMin &+ UDPDatagram.headerLength } }
+  /// Largest UDP payload of a session packet, bytes: what the length of a chunk can say, and more than any cloud's MTU.
+  static var sessionDatagramMax: Int { @_noLocks get { 9216 } }
+
+  // MARK: Out
+
+  /// Hands a datagram to the session with its destination's host.
+  @inline(never) @_noLocks
+  mutating func sendToSession(
+    _ payload: UnsafeMutableRawPointer, _ length: Int, _ envelope: Envelope, _ route: Route, from slot: UInt32
+  ) -> Sent {
+    let port = route.target
+    let readiness = transports[port].session(
+      localAddress: route.source, remoteAddress: envelope.destination,
+      datagramMax: ports[port].mtu &- Core.datagramOverhead, now: now)
+    switch readiness {
+    case .opening:
+      return .wait
+    case .refused(let reason):
+      endpoints[slot].sending = nil
+      mailbox.drop(.peerRefused, endpoint: slot)
+      if reason == .unreachable && endpoints[slot].peerPort != 0 { report(error: 111 /* ECONNREFUSED */, to: slot) }
+      return .done
+    case .open(let session):
+      if pausedCount != 0 && endpoints[slot].sending == nil && isPaused(port, session, envelope.destinationPort) {
+        return waitForPaused(slot)
+      }
+      let bytes = unsafe Bytes(unsafe: payload, count: length)
+      switch transports[port].send(
+        session, bytes, localPort: envelope.sourcePort, remotePort: envelope.destinationPort, ttl: envelope.ttl,
+        tos: envelope.tos, progress: endpoints[slot].sending, now: now)
+      {
+      case .done:
+        endpoints[slot].sending = nil
+        endpoints[slot].stalledSince = 0
+        mailbox.countSent(endpoint: slot, datagrams: 1, bytes: UInt64(truncatingIfNeeded: length))
+        return .done
+      case .blocked(let progress):
+        endpoints[slot].sending = progress
+        return .wait
+      case .lost:
+        endpoints[slot].sending = nil
+        mailbox.drop(.sessionLost, endpoint: slot)
+        return .done
+      }
+    }
+  }
+
+  /// Waits for a remote socket without room, for a limited time: then it is the sender's other peers' turn.
+  @inline(never) @_noLocks
+  private mutating func waitForPaused(_ slot: UInt32) -> Sent {
+    if endpoints[slot].stalledSince == 0 { endpoints[slot].stalledSince = max(1, now) }
+    if now &- endpoints[slot].stalledSince < pauseLimit { return .wait }
+    // `stalledSince` stays: what follows for a paused socket does not wait again, until something gets through.
+    mailbox.drop(.peerPaused, endpoint: slot)
+    return .done
+  }
+
+  @_noLocks
+  private func isPaused(_ port: UInt32, _ session: UInt32, _ remotePort: UInt16) -> Bool {
+    var place = 0
+    while place < pausedCount {
+      if paused[place].remotePort == remotePort && paused[place].session == session && paused[place].port == port
+        && paused[place].generation == transports[port].generation(session)
+      {
+        return true
+      }
+      place &+= 1
+    }
+    return false
+  }
+
+  /// Sends what the transports have to send, as far as there are packets for it.
+  @_noLocks
+  mutating func pumpSessions() {
+    if toldCount != 0 { tellResumed() }
+    var port: UInt32 = 0
+    while Int(port) < portCount {
+      if transports[port].nextTimeout <= now {
+        transports[port].expire(now: now)
+        takeEvents(port)
+      }
+      // One more than is needed, since a question for a neighbour takes one, too.
+      while transports[port].hasReady && ports[port].stashCount > 1 && ports[port].room > 1 {
+        if !emitSessionPacket(port) { break }
+      }
+      port &+= 1
+    }
+  }
+
+  @inline(__always) @_noLocks
+  private mutating func emitSessionPacket(_ port: UInt32) -> Bool {
+    var packet = takePacket(port)
+    let frame = unsafe Bytes(unsafe: packet.data, count: Int(packet.capacity))
+    guard let it = transports[port].pollTransmit(into: frame.slice(Core.udpPayload), now: now) else {
+      ports[port].stash[ports[port].stashCount] = packet
+      ports[port].stashCount &+= 1
+      return false
+    }
+    let isOnLink = (it.remoteAddress ^ ports[port].address) & ports[port].mask == 0
+    guard let link = link(port, isOnLink ? it.remoteAddress : ports[port].gateway) else {
+      mailbox.drop(.neighbourUnresolved)
+      spend(packet, port)
+      return true
+    }
+    let length = UDPDatagram.headerLength &+ it.length
+    var sum = UDPDatagram.pseudoHeader(source: it.localAddress, destination: it.remoteAddress, length: length)
+    sum.add(frame.slice(Core.udpPayload, to: Core.udpPayload &+ it.length))
+    UDPDatagram.emit(
+      into: frame.slice(Core.udpHeader), sourcePort: it.ports.source, destinationPort: it.ports.destination,
+      length: length, sum: sum)
+    identification &+= 1
+    let envelope = Envelope(
+      source: it.localAddress, destination: it.remoteAddress, sourcePort: it.ports.source,
+      destinationPort: it.ports.destination)
+    ipHeader(envelope, IPv4Packet.headerMin &+ length).emit(into: frame.slice(EthernetFrame.headerLength))
+    packet.length = Int32(truncatingIfNeeded: Core.udpPayload &+ it.length)
+    depart(packet, link)
+    return true
+  }
+
+  /// Closes sessions, as many as can be told at once.
+  ///
+  /// - Returns: whether there are frames to send for it.
+  @_noLocks
+  mutating func closeSessions() -> Bool {
+    var any = false
+    var port: UInt32 = 0
+    while Int(port) < portCount {
+      transports[port].closeAll()
+      takeEvents(port)
+      while transports[port].hasReady && ports[port].stashCount > 1 && ports[port].room > 1 {
+        if !emitSessionPacket(port) { break }
+        any = true
+      }
+      port &+= 1
+    }
+    return any
+  }
+
+  // MARK: In
+
+  /// A packet between two session ports.
+  @inline(__always) @_noLocks
+  mutating func takeSessionPacket(_ datagram: UDPDatagram, _ ip: IPv4Packet, _ port: UInt32) {
+    // Others may do without one (RFC 768), sessions do not.
+    if datagram.checksum == 0 {
+      mailbox.drop(.sessionChecksum)
+      return
+    }
+    transports[port].handle(
+      datagram.payload,
+      Transport.Arrival(
+        localAddress: ip.destination, remoteAddress: ip.source,
+        ports: PortPair(source: datagram.sourcePort, destination: datagram.destinationPort),
+        datagramMax: ports[port].mtu &- Core.datagramOverhead), now: now)
+    takeEvents(port)
+  }
+
+  @inline(__always) @_noLocks
+  private mutating func takeEvents(_ port: UInt32) {
+    while let event = transports[port].pollEvent() {
+      switch event {
+      case .message(let message, let payload):
+        take(message, payload, port)
+      case .word(let word, let session, let localPort, let remotePort):
+        take(word, session, localPort, remotePort, port)
+      case .closed(_, _, _, _, let lost):
+        mailbox.drop(.sessionLost, lost)
+      case .opened, .refused:
+        break
+      }
+    }
+  }
+
+  @inline(__always) @_noLocks
+  private mutating func take(_ message: Transport.Message, _ payload: Bytes, _ port: UInt32) {
+    if payload.count > Int(MN_DATAGRAM_MAX) || message.localPort == 0 || message.remotePort == 0 {
+      mailbox.drop(.udpMalformed)
+      return
+    }
+    let receiver = demultiplexer.receiver(
+      world: Demultiplexer.wire, netns: 0, address: message.localAddress, port: message.localPort,
+      peerAddress: message.remoteAddress, peerPort: message.remotePort, endpoints)
+    if receiver == none {
+      mailbox.drop(.udpNoReceiver)
+      if mayTellUnreachable() {
+        _ = transports[port].tell(
+          message.session, .unreachable, localPort: message.localPort, remotePort: message.remotePort, now: now)
+      }
+      return
+    }
+    let envelope = Envelope(
+      source: message.remoteAddress, destination: message.localAddress, sourcePort: message.remotePort,
+      destinationPort: message.localPort, ttl: message.ttl, tos: message.tos)
+    let isTaken = unsafe deliver(
+      payload.base, payload.count, envelope, interface: ports[port].interface, to: receiver)
+    if !isTaken { dropReceived(.receiveRingFull, receiver) }
+    // What is on its way already has to find room, too: a window of packets, four times as large in a ring at worst.
+    if endpoints[receiver].writer.written > UInt64(endpoints[receiver].rxCapacity / 4) {
+      pause(receiver, message.session, port)
+    }
+  }
+
+  /// Asks a peer to send no more for a socket of ours, once.
+  @inline(never) @_noLocks
+  private mutating func pause(_ endpoint: UInt32, _ session: UInt32, _ port: UInt32) {
+    if endpoints[endpoint].writer.pending <= UInt64(endpoints[endpoint].rxCapacity / 4) { return }
+    let generation = transports[port].generation(session)
+    var place = 0
+    while place < toldCount {
+      if told[place].endpoint == endpoint && told[place].session == session && told[place].port == port
+        && told[place].generation == generation
+      {
+        return
+      }
+      place &+= 1
+    }
+    if toldCount == Core.toldMax { return }
+    let localPort = endpoints[endpoint].localPort
+    if !transports[port].tell(session, .pause, localPort: localPort, remotePort: 0, now: now) { return }
+    told[toldCount] = Told(
+      endpoint: endpoint, port: port, session: session, generation: generation, localPort: localPort)
+    toldCount &+= 1
+  }
+
+  /// Lets peers go on where there is room again, or nobody who needs any.
+  @inline(never) @_noLocks
+  private mutating func tellResumed() {
+    var place = 0
+    while place < toldCount {
+      let it = told[place]
+      let isSame = endpoints[it.endpoint].isOpen && endpoints[it.endpoint].localPort == it.localPort
+      let isAlive = transports[it.port].generation(it.session) == it.generation
+      let hasRoom =
+        !isSame || !isAlive
+        || endpoints[it.endpoint].writer.pending <= UInt64(endpoints[it.endpoint].rxCapacity / 16)
+      if hasRoom
+        && (!isAlive || transports[it.port].tell(it.session, .resume, localPort: it.localPort, remotePort: 0, now: now))
+      {
+        toldCount &-= 1
+        told[place] = told[toldCount]
+      } else {
+        place &+= 1
+      }
+    }
+  }
+
+  @inline(never) @_noLocks
+  private mutating func take(
+    _ word: Transport.Word, _ session: UInt32, _ localPort: UInt16, _ remotePort: UInt16, _ port: UInt32
+  ) {
+    let generation = transports[port].generation(session)
+    switch word {
+    case .unreachable:
+      // As an ICMP port unreachable: only a connected socket hears of it.
+      guard let peer = transports[port].snapshot(session) else { return }
+      let slot = demultiplexer.exact(
+        Demultiplexer.wire, peer.localAddress, localPort, peer.remoteAddress, remotePort, endpoints)
+      if slot != none { report(error: 111 /* ECONNREFUSED */, to: slot) }
+    case .pause:
+      // Those of dead sessions make room first.
+      forgetPaused(port, session, generation, remotePort)
+      if pausedCount == Core.pausedMax { return }
+      paused[pausedCount] = Paused(port: port, session: session, generation: generation, remotePort: remotePort)
+      pausedCount &+= 1
+    case .resume:
+      forgetPaused(port, session, generation, remotePort)
+    }
+  }
+
+  @_noLocks
+  private mutating func forgetPaused(_ port: UInt32, _ session: UInt32, _ generation: UInt32, _ remotePort: UInt16) {
+    var place = 0
+    while place < pausedCount {
+      let it = paused[place]
+      let isIt =
+        it.port == port && it.session == session && it.generation == generation && it.remotePort == remotePort
+      if isIt || transports[it.port].generation(it.session) != it.generation {
+        pausedCount &-= 1
+        paused[place] = paused[pausedCount]
+      } else {
+        place &+= 1
+      }
+    }
+  }
+
+  // MARK: For timers and those who look
+
+  /// When the next timer of a session is due, ns; `UInt64.max`: there is none.
+  var sessionTimeout: UInt64 {
+    @_noLocks get {
+      var due = toldCount != 0 ? now &+ 100_000 : UInt64.max
+      var port = 0
+      while port < portCount {
+        due = min(due, transports[port].nextTimeout)
+        port &+= 1
+      }
+      return due
+    }
+  }
+
+  /// Copies counters, and now and then the sessions, to where the control thread can see them.
+  @_noLocks
+  mutating func tickSessions() {
+    mailbox.beginTransport()
+    var shown = 0
+    var port: UInt32 = 0
+    while Int(port) < portCount {
+      mailbox.addTransport(transports[port])
+      var slot: UInt32 = 0
+      if transports[port].sessionCount != 0 {
+        while Int(slot) < transports[port].sessionCapacity && shown < EngineLimits.shownSessions {
+          if let it = transports[port].snapshot(slot) {
+            mailbox.show(session: shown, it, port: port)
+            shown &+= 1
+          }
+          slot &+= 1
+        }
+      }
+      port &+= 1
+    }
+    mailbox.endSessions(shown)
+  }
+}

@@ -1,0 +1,167 @@
+import MachnetMemory
+import MachnetWire
+
+/// Messages in several pieces that are being put together: contexts of two sizes, their memory contiguous, so that a
+/// whole message is one stretch of bytes. All pieces of a message but the last are of one length, so one bit per
+/// piece says what is there: nothing that a peer sends makes a message whole before every byte of it has come.
+struct Assembly {
+  struct Context: BitwiseCopyable {
+    var isUsed: Bool
+    var session: UInt32
+    var message: UInt32
+    var total: UInt32
+    var pieces: UInt32
+    var received: UInt32
+    /// The next context in its bucket.
+    var next: UInt32
+  }
+
+  let contexts: Table<Context>
+  private let free: Table<UInt32>
+  private var freeSmall: Int
+  private let freeLarge: Table<UInt32>
+  private var freeLargeCount: Int
+  private let buckets: Table<UInt32>
+  private let bits: Table<UInt64>
+  private let memory: Table<UInt8>
+  let small: Int
+  let large: Int
+
+  /// Pieces of a small message: at most 65,536 / 496, at the least piece length.
+  private static var smallWords: Int { @_noLocks get { 4 } }
+  private static var largeWords: Int { @_noLocks get { 272 } }
+  /// Contexts that one session may hold.
+  static func most(of total: Int) -> Int { max(4, total / 4) }
+
+  init(small: Int, large: Int) {
+    self.small = small
+    self.large = large
+    contexts = Table(count: small + large)
+    free = Table(count: small)
+    freeLarge = Table(count: large)
+    for index in 0..<small { free[index] = UInt32(small - 1 - index) }
+    for index in 0..<large { freeLarge[index] = UInt32(small + large - 1 - index) }
+    freeSmall = small
+    freeLargeCount = large
+    buckets = Table(count: 1024)
+    bits = Table(count: small * Assembly.smallWords + large * Assembly.largeWords)
+    memory = Table(count: small * TransportOptions.smallAssembly + large * TransportOptions.messageMax)
+  }
+
+  func release() {
+    contexts.release()
+    free.release()
+    freeLarge.release()
+    buckets.release()
+    bits.release()
+    memory.release()
+  }
+
+  @inline(__always) @_noLocks
+  private func bucket(_ session: UInt32, _ message: UInt32) -> UInt32 {
+    ((session &* 0x9E37_79B9) ^ (message &* 0x85EB_CA6B)) >> 22
+  }
+
+  /// The context of a message; `none`: there is none yet.
+  @_noLocks
+  func find(_ session: UInt32, _ message: UInt32) -> UInt32 {
+    var at = buckets[bucket(session, message)] &- 1
+    while at != none {
+      if contexts[at].session == session && contexts[at].message == message { return at }
+      at = contexts[at].next
+    }
+    return none
+  }
+
+  /// A new context; `none`: all of that size are in use.
+  @_noLocks
+  mutating func make(_ session: UInt32, _ message: UInt32, total: Int, pieces: Int) -> UInt32 {
+    let isSmall = total <= TransportOptions.smallAssembly && pieces <= Assembly.smallWords &* 64
+    if pieces > Assembly.largeWords &* 64 { return none }
+    let index: UInt32
+    if isSmall && freeSmall != 0 {
+      freeSmall &-= 1
+      index = free[freeSmall]
+    } else if !isSmall && freeLargeCount != 0 {
+      freeLargeCount &-= 1
+      index = freeLarge[freeLargeCount]
+    } else {
+      return none
+    }
+    let bucket = bucket(session, message)
+    contexts[index] = Context(
+      isUsed: true, session: session, message: message, total: UInt32(truncatingIfNeeded: total),
+      pieces: UInt32(truncatingIfNeeded: pieces), received: 0, next: buckets[bucket] &- 1)
+    buckets[bucket] = index &+ 1
+    let first = firstWord(index)
+    var word = 0
+    while word < (pieces &+ 63) / 64 {
+      bits[first &+ word] = 0
+      word &+= 1
+    }
+    return index
+  }
+
+  @_noLocks
+  mutating func release(_ index: UInt32) {
+    let bucket = bucket(contexts[index].session, contexts[index].message)
+    if buckets[bucket] == index &+ 1 {
+      buckets[bucket] = contexts[index].next &+ 1
+    } else {
+      var at = buckets[bucket] &- 1
+      while at != none && contexts[at].next != index { at = contexts[at].next }
+      if at != none { contexts[at].next = contexts[index].next }
+    }
+    contexts[index].isUsed = false
+    if Int(index) < small {
+      free[freeSmall] = index
+      freeSmall &+= 1
+    } else {
+      freeLarge[freeLargeCount] = index
+      freeLargeCount &+= 1
+    }
+  }
+
+  /// Frees what a session holds.
+  @_noLocks
+  mutating func forget(session: UInt32) {
+    var index: UInt32 = 0
+    while Int(index) < contexts.count {
+      if contexts[index].isUsed && contexts[index].session == session { release(index) }
+      index &+= 1
+    }
+  }
+
+  @inline(__always) @_noLocks
+  private func firstWord(_ index: UInt32) -> Int {
+    Int(index) < small
+      ? Int(index) &* Assembly.smallWords
+      : small &* Assembly.smallWords &+ (Int(index) &- small) &* Assembly.largeWords
+  }
+
+  @_noLocks
+  func content(_ index: UInt32) -> Bytes {
+    let offset =
+      Int(index) < small
+      ? Int(index) &* TransportOptions.smallAssembly
+      : small &* TransportOptions.smallAssembly &+ (Int(index) &- small) &* TransportOptions.messageMax
+    precondition(Int(index) < contexts.count)
+    return unsafe Bytes(unsafe: memory.base + offset, count: Int(contexts[index].total))
+  }
+
+  /// Puts piece number `piece` at `offset`. The caller has checked that it lies within the message.
+  ///
+  /// - Returns: whether the message is whole now.
+  @_noLocks
+  mutating func put(_ index: UInt32, piece: Int, offset: Int, _ bytes: Bytes) -> Bool {
+    precondition(piece < Int(contexts[index].pieces))
+    let word = firstWord(index) &+ piece >> 6
+    let bit: UInt64 = 1 << UInt64(piece & 63)
+    // Its packet was never received before, so a second copy is a lie; the first one stays.
+    if bits[word] & bit != 0 { return false }
+    bits[word] |= bit
+    content(index).copy(bytes, to: offset)
+    contexts[index].received &+= 1
+    return contexts[index].received == contexts[index].pieces
+  }
+}

@@ -1,0 +1,116 @@
+/// Congestion control by delay, after Swift (Kumar et al., SIGCOMM 2020, section 3): additive increase below a target
+/// delay, multiplicative decrease by how far the delay exceeds it, at most once per round trip.
+///
+/// Where Swift has NIC timestamps and a known topology, this has neither: the delay is the round trip less the least
+/// one of the last seconds, and its smallest sample per round trip counts, so that a thread that was off its core for
+/// a moment is not taken for a queue. Loss alone is no congestion signal (clouds lose packets for other reasons) unless a round
+/// loses more than an eighth.
+struct CongestionControl: BitwiseCopyable {
+  /// Packets in flight that are allowed; a fraction below 1 means pauses between packets.
+  private(set) var window: Double
+  private var isStarting: Bool
+  /// The smallest delay of this round trip and of the one before, ns.
+  private var roundDelay: UInt64
+  private var lastRoundDelay: UInt64
+  private var roundEnds: UInt64
+  private var decreasedAt: UInt64
+  private var roundAcked: UInt32
+  private var roundLost: UInt32
+  private let target: UInt64
+
+  static var initial: Double { @_noLocks get { 16 } }
+  static var least: Double { @_noLocks get { 0.1 } }
+  static var most: Double { @_noLocks get { 256 } }
+  private static var increase: Double { @_noLocks get { 1 } }
+  private static var beta: Double { @_noLocks get { 0.8 } }
+  private static var maximumDecrease: Double { @_noLocks get { 0.5 } }
+  /// Flow scaling (Swift, 3.2): smaller windows may wait longer, so that many flows find equal shares.
+  private static var scalingRange: Double { @_noLocks get { 0.5 } }
+
+  @_noLocks
+  init(target: UInt64) {
+    window = CongestionControl.initial
+    isStarting = true
+    roundDelay = .max
+    lastRoundDelay = .max
+    roundEnds = 0
+    decreasedAt = 0
+    roundAcked = 0
+    roundLost = 0
+    self.target = target
+  }
+
+  /// The target for this window, ns: from `target` for large windows to half as much again for windows of 1.
+  private var scaledTarget: Double {
+    @_noLocks get {
+      let base = Double(target)
+      return base * (1 + CongestionControl.scalingRange * CongestionControl.inverseRoot(max(window, 1)))
+    }
+  }
+
+  /// 1 / sqrt(x), within a hundredth of a percent, for x from 1 to 2^20: an estimate from the bits, and Newton's steps.
+  @inline(__always) @_noLocks
+  private static func inverseRoot(_ x: Double) -> Double {
+    let x = Float(x)
+    var y = Float(bitPattern: 0x5F37_59DF &- x.bitPattern >> 1)
+    y *= 1.5 - 0.5 * x * y * y
+    y *= 1.5 - 0.5 * x * y * y
+    return Double(y)
+  }
+
+  /// `count` packets were acknowledged; the latest took `rtt`, the least known is `minimum`, ns.
+  @_noLocks
+  mutating func acknowledged(_ count: Int, rtt: UInt64, minimum: UInt64, now: UInt64) {
+    let delay = rtt > minimum ? rtt &- minimum : 0
+    roundDelay = min(roundDelay, delay)
+    roundAcked &+= UInt32(truncatingIfNeeded: count)
+    if now >= roundEnds {
+      lastRoundDelay = roundDelay
+      roundDelay = .max
+      roundEnds = now &+ rtt
+      if roundLost &* 8 > roundAcked &+ roundLost && roundLost > 4 { decrease(0.7, now) }
+      roundAcked = 0
+      roundLost = 0
+    }
+    let filtered = Double(min(roundDelay, lastRoundDelay))
+    let target = scaledTarget
+    if filtered < target {
+      if isStarting {
+        if filtered < target / 2 {
+          window += Double(count)
+        } else {
+          isStarting = false
+        }
+      } else if window >= 1 {
+        window += CongestionControl.increase / window * Double(count)
+      } else {
+        window += CongestionControl.increase * Double(count)
+      }
+    } else {
+      isStarting = false
+      if now &- decreasedAt >= rtt {
+        let factor = 1 - CongestionControl.beta * (filtered - target) / filtered
+        decrease(max(factor, 1 - CongestionControl.maximumDecrease), now)
+      }
+    }
+    window = min(window, CongestionControl.most)
+  }
+
+  @_noLocks
+  mutating func lost(_ count: Int) { roundLost &+= UInt32(truncatingIfNeeded: count) }
+
+  /// Nothing came back for a whole timeout.
+  @_noLocks
+  mutating func timedOut(_ now: UInt64) {
+    isStarting = false
+    window = max(window / 2, 1)
+    decreasedAt = now
+  }
+
+  @_noLocks
+  private mutating func decrease(_ factor: Double, _ now: UInt64) {
+    isStarting = false
+    window = max(window * factor, CongestionControl.least)
+    decreasedAt = now
+  }
+}

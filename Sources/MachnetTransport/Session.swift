@@ -1,0 +1,145 @@
+/// "No slot": ends chains and lists.
+@inline(__always)
+var none: UInt32 { @_noLocks get { 0xFFFF_FFFF } }
+
+/// How far `b` lies ahead of `a`, packet numbers being serial numbers (RFC 1982).
+@inline(__always) @_noLocks
+func distance(_ a: UInt32, _ b: UInt32) -> Int { Int(Int32(bitPattern: b &- a)) }
+
+/// The UDP ports of packets of one direction, as on the wire. Host byte order.
+public struct PortPair: BitwiseCopyable, Equatable, Sendable {
+  public var source: UInt16
+  public var destination: UInt16
+
+  @_noLocks
+  public init(source: UInt16, destination: UInt16) {
+    self.source = source
+    self.destination = destination
+  }
+
+  @inlinable @_noLocks
+  public static func == (a: PortPair, b: PortPair) -> Bool { a.source == b.source && a.destination == b.destination }
+}
+
+/// A packet in a session's window.
+struct Slot: BitwiseCopyable {
+  enum State: UInt8 { case staged, inFlight, lost, acknowledged }
+  var sentAt: UInt64
+  /// Of the buffer pool; `none`: the packet carries no chunks.
+  var buffer: UInt32
+  /// Bytes of chunks.
+  var length: UInt16
+  var state: State
+  /// How often it was sent, to 255.
+  var transmissions: UInt8
+  /// Messages that end in it.
+  var messages: UInt16
+}
+
+/// Everything about one pair of engines, but for the slots of its window (a table of the transport's).
+struct Session: BitwiseCopyable {
+  enum State: UInt8 {
+    case free = 0
+    /// We spray SYNs and wait for a SYN-ACK.
+    case opening
+    /// We have one, and repeat the confirmation until something comes back.
+    case confirming
+    case open
+  }
+  var state: State
+  var isClient: Bool
+  var isReady: Bool
+  var remoteEngine: UInt8
+  var remoteEngines: UInt8
+  var localAddress: UInt32
+  var remoteAddress: UInt32
+  /// What the peer writes into packets for us, and what we write into those for it.
+  var localTag: UInt64
+  var remoteTag: UInt64
+  var remoteEpoch: UInt64
+  var ports: PortPair
+  var datagramMax: UInt16
+  /// Bytes of a piece: ours, the peer's.
+  var piece: UInt16
+  var remotePiece: UInt16
+  /// The next session with the same peer.
+  var next: UInt32
+  /// Counts the uses of this slot.
+  var generation: UInt32
+
+  // Opening.
+  var openedAt: UInt64
+  var waveAt: UInt64
+  var waveInterval: UInt64
+  var waveLeft: UInt16
+  var sprayed: UInt32
+  var confirmPorts: PortPair
+  var cookie: UInt64
+  var cookieTime: UInt8
+
+  // Sending: [base, next) is sent and not acknowledged in order, [next, staged) is to be sent.
+  var base: UInt32
+  var nextNumber: UInt32
+  var staged: UInt32
+  var inFlight: Int32
+  var lost: Int32
+  /// No lost packet comes before this one.
+  var lostHint: UInt32
+  /// End of what was sent when the last loss episode was answered.
+  var recoverUntil: UInt32
+  var peerWindow: UInt32
+  var nextMessage: UInt32
+  var pendingMessages: UInt32
+
+  // Recovery.
+  var smoothedRTT: UInt64
+  var varianceRTT: UInt64
+  var minimumRTT: UInt64
+  /// The minimum being worked out for the next period, and when that ends.
+  var nextMinimumRTT: UInt64
+  var minimumUntil: UInt64
+  var latestRTT: UInt64
+  /// When the latest-sent packet that is known to have arrived was sent (RACK, RFC 8985).
+  var rackSentAt: UInt64
+  /// Reordering window: this many eighths of the round trip.
+  var reorderEighths: UInt32
+  var reorderUntil: UInt64
+  var backoff: UInt32
+  var progressAt: UInt64
+  /// What timeouts count from: progress, or the last timeout.
+  var timerFrom: UInt64
+  var probeSent: Bool
+  var wantsProbe: Bool
+
+  // Congestion control.
+  var congestion: CongestionControl
+
+  // Receiving.
+  var expected: UInt32
+  var received: (UInt64, UInt64, UInt64, UInt64)
+  var ackPending: UInt32
+  var ackNow: Bool
+  var sawDuplicate: Bool
+  var echoTimestamp: UInt32
+  var echoArrival: UInt64
+  var hasEcho: Bool
+  var assemblies: UInt16
+
+  // Timers: absolute, 0: off.
+  var ackAt: UInt64
+  var lossAt: UInt64
+  var paceAt: UInt64
+  var heardAt: UInt64
+  var messageAt: UInt64
+  var pingNext: Bool
+
+  // The wheel.
+  var wheelBucket: UInt32
+  var wheelNext: UInt32
+  var wheelPrevious: UInt32
+
+  // For those who look.
+  var sentPackets: UInt64
+  var receivedPackets: UInt64
+  var retransmissions: UInt64
+}

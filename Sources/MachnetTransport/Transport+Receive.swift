@@ -1,0 +1,261 @@
+import MachnetMemory
+public import MachnetWire
+
+// From packets to messages.
+
+extension Transport {
+  /// Takes the UDP payload of a packet whose checksums are right. Then `pollEvent` until nil, before `payload` changes.
+  @_noLocks
+  public mutating func handle(_ payload: Bytes, _ arrival: Arrival, now: UInt64) {
+    chunks = nil
+    count(.packetsReceived)
+    guard let packet = MachnetPacket(payload) else {
+      count(MachnetPacket.isOtherVersion(payload) ? .otherVersion : .malformed)
+      return
+    }
+    if packet.type == MachnetPacket.data {
+      takeData(packet, arrival, now)
+    } else if packet.type == MachnetPacket.syn {
+      takeSyn(packet, arrival, now: now)
+    } else if packet.type == MachnetPacket.synAck {
+      takeSynAck(packet, arrival, now: now)
+    } else {
+      takeReset(packet, arrival, now: now)
+    }
+  }
+
+  @_noLocks
+  private mutating func takeData(_ packet: MachnetPacket, _ arrival: Arrival, _ now: UInt64) {
+    var slot = find(tag: packet.tag)
+    if slot == none {
+      if packet.flags & MachnetPacket.confirm == 0 {
+        answerUnknown(packet, arrival, now: now)
+        return
+      }
+      slot = takeConfirmation(packet, arrival, now: now)
+      if slot == none { return }
+    }
+    if sessions[slot].remoteAddress != arrival.remoteAddress || sessions[slot].localAddress != arrival.localAddress {
+      count(.addressMismatch)
+      return
+    }
+    if sessions[slot].state == .opening {
+      count(.malformed)
+      return
+    }
+    if sessions[slot].state == .confirming { confirmed(slot, now: now) }
+    sessions[slot].heardAt = now
+    sessions[slot].receivedPackets &+= 1
+    takeAcknowledgement(packet, slot, now)
+    if packet.flags & MachnetPacket.confirm != 0 {
+      // The opener repeats it until it hears from us.
+      sessions[slot].ackNow = true
+      makeReady(slot)
+    }
+    if packet.flags & MachnetPacket.numbered != 0 { takeNumbered(packet, slot, now) }
+  }
+
+  @inline(__always) @_noLocks
+  private mutating func takeNumbered(_ packet: MachnetPacket, _ slot: UInt32, _ now: UInt64) {
+    let ahead = distance(sessions[slot].expected, packet.number)
+    if ahead >= Transport.windowMax {
+      count(.beyondWindow)
+      return
+    }
+    if ahead < 0 || (ahead > 0 && hasReceived(slot, ahead &- 1)) {
+      count(.duplicates)
+      sessions[slot].sawDuplicate = true
+      sessions[slot].ackNow = true
+      makeReady(slot)
+      return
+    }
+    let content = packet.rest
+    if !isAcceptable(content, slot) { return }
+    // From here on the packet counts as received.
+    let isInOrder = ahead == 0
+    let hadGap = sessions[slot].received.0 | sessions[slot].received.1 | sessions[slot].received.2
+      | sessions[slot].received.3 != 0
+    if isInOrder {
+      if hadGap { advance(slot) } else { sessions[slot].expected &+= 1 }
+    } else {
+      setReceived(slot, ahead &- 1)
+    }
+    sessions[slot].echoTimestamp = packet.timestamp
+    sessions[slot].echoArrival = now
+    sessions[slot].hasEcho = true
+    sessions[slot].ackPending &+= 1
+    if packet.flags & MachnetPacket.ackNow != 0 || !isInOrder || hadGap
+      || sessions[slot].ackPending >= Transport.ackEvery
+    {
+      sessions[slot].ackNow = true
+      makeReady(slot)
+    } else if sessions[slot].ackAt == 0 {
+      sessions[slot].ackAt = now &+ options.ackDelay
+      arm(slot, sessions[slot].ackAt)
+    }
+    if content.count != 0 {
+      sessions[slot].messageAt = now
+      chunks = content
+      chunkSession = slot
+    }
+  }
+
+  /// Packets after which an acknowledgement does not wait for company any more.
+  static var ackEvery: UInt32 { @_noLocks get { 8 } }
+
+  // MARK: What has been received. Bit i stands for packet expected + 1 + i.
+
+  @inline(__always) @_noLocks
+  private func hasReceived(_ slot: UInt32, _ bit: Int) -> Bool {
+    let mask: UInt64 = 1 << UInt64(bit & 63)
+    switch bit >> 6 {
+    case 0: return sessions[slot].received.0 & mask != 0
+    case 1: return sessions[slot].received.1 & mask != 0
+    case 2: return sessions[slot].received.2 & mask != 0
+    default: return sessions[slot].received.3 & mask != 0
+    }
+  }
+
+  @inline(__always) @_noLocks
+  private func setReceived(_ slot: UInt32, _ bit: Int) {
+    let mask: UInt64 = 1 << UInt64(bit & 63)
+    switch bit >> 6 {
+    case 0: sessions[slot].received.0 |= mask
+    case 1: sessions[slot].received.1 |= mask
+    case 2: sessions[slot].received.2 |= mask
+    default: sessions[slot].received.3 |= mask
+    }
+  }
+
+  /// The expected packet has come: steps over it and over all that came before their turn.
+  @_noLocks
+  private func advance(_ slot: UInt32) {
+    repeat {
+      let words = sessions[slot].received
+      let run = (~words.0).trailingZeroBitCount
+      // The expected one, and the run of ones behind it; the zero bit after the run becomes the expected one.
+      let step = run &+ 1
+      sessions[slot].expected &+= UInt32(truncatingIfNeeded: step)
+      if step >= 64 {
+        sessions[slot].received = (words.1, words.2, words.3, 0)
+        if run == 63 { return }
+        // All 64 were there, and one more step has been made than the words were moved.
+        sessions[slot].expected &-= 1
+        continue
+      }
+      let left = UInt64(step)
+      let right = 64 &- left
+      sessions[slot].received = (
+        words.0 >> left | words.1 << right, words.1 >> left | words.2 << right, words.2 >> left | words.3 << right,
+        words.3 >> left
+      )
+      return
+    } while true
+  }
+
+  /// SACK words that say something, 0...4.
+  @inline(__always) @_noLocks
+  func sackWords(_ slot: UInt32) -> Int {
+    let words = sessions[slot].received
+    if words.0 | words.1 | words.2 | words.3 == 0 { return 0 }
+    if words.3 != 0 { return 4 }
+    if words.2 != 0 { return 3 }
+    return words.1 != 0 ? 2 : 1
+  }
+
+  // MARK: Chunks
+
+  /// Whether every chunk of a packet is well-formed and there is room for all that have to be kept. Only then is the
+  /// packet acknowledged.
+  @_noLocks
+  private mutating func isAcceptable(_ content: Bytes, _ slot: UInt32) -> Bool {
+    var offset = 0
+    while offset < content.count {
+      guard let chunk = MachnetChunk(content.slice(offset)), chunk.total <= TransportOptions.messageMax
+      else {
+        count(.chunkMalformed)
+        return false
+      }
+      if chunk.kind == MachnetChunk.piece && chunk.length != Int(chunk.total) && !hasRoom(chunk, slot) { return false }
+      offset &+= MachnetChunk.headerLength &+ chunk.length
+    }
+    return true
+  }
+
+  /// Whether a piece is one, and its message has a context (which is made if need be).
+  @_noLocks
+  private mutating func hasRoom(_ chunk: MachnetChunk, _ slot: UInt32) -> Bool {
+    let piece = Int(sessions[slot].remotePiece)
+    let total = Int(chunk.total)
+    let offset = Int(chunk.offset)
+    // All but the last are of one length and stand at multiples of it.
+    if chunk.length == 0 || offset % piece != 0 || chunk.length != min(piece, total &- offset) {
+      count(.chunkMalformed)
+      return false
+    }
+    let index = assembly.find(slot, chunk.message)
+    if index != none {
+      if assembly.contexts[index].total == chunk.total { return true }
+      count(.chunkMalformed)
+      return false
+    }
+    if Int(sessions[slot].assemblies) >= Assembly.most(of: options.assemblies) {
+      count(.assemblyFull)
+      return false
+    }
+    if assembly.make(slot, chunk.message, total: total, pieces: (total &+ piece &- 1) / piece) == none {
+      count(.assemblyFull)
+      return false
+    }
+    sessions[slot].assemblies &+= 1
+    return true
+  }
+
+  /// The next chunk of the packet that was handled last, as an event; those that complete nothing are none.
+  @_noLocks
+  mutating func nextChunk() -> Event? {
+    while let content = chunks {
+      guard content.count != 0, let chunk = MachnetChunk(content) else {
+        chunks = nil
+        return nil
+      }
+      let end = MachnetChunk.headerLength &+ chunk.length
+      chunks = end == content.count ? nil : content.slice(end)
+      let slot = chunkSession
+      if chunk.kind != MachnetChunk.piece {
+        let word: Word =
+          chunk.kind == MachnetChunk.pause ? .pause : chunk.kind == MachnetChunk.resume ? .resume : .unreachable
+        return .word(word, session: slot, localPort: chunk.destinationPort, remotePort: chunk.sourcePort)
+      }
+      let bytes = content.slice(MachnetChunk.headerLength, to: end)
+      if chunk.length == Int(chunk.total) {
+        count(.messagesReceived)
+        return .message(message(chunk, slot), bytes)
+      }
+      let index = assembly.find(slot, chunk.message)
+      if index == none { continue }
+      let piece = Int(chunk.offset) / Int(sessions[slot].remotePiece)
+      if assembly.put(index, piece: piece, offset: Int(chunk.offset), bytes) {
+        toldAssembly = index
+        count(.messagesReceived)
+        return .message(message(chunk, slot), assembly.content(index))
+      }
+    }
+    return nil
+  }
+
+  @inline(__always) @_noLocks
+  private func message(_ chunk: MachnetChunk, _ slot: UInt32) -> Message {
+    Message(
+      session: slot, localAddress: sessions[slot].localAddress, remoteAddress: sessions[slot].remoteAddress,
+      localPort: chunk.destinationPort, remotePort: chunk.sourcePort, ttl: chunk.ttl, tos: chunk.tos)
+  }
+
+  @_noLocks
+  mutating func release(assembly index: UInt32) {
+    if !assembly.contexts[index].isUsed { return }
+    let slot = assembly.contexts[index].session
+    assembly.release(index)
+    if sessions[slot].state != .free && sessions[slot].assemblies != 0 { sessions[slot].assemblies &-= 1 }
+  }
+}
