@@ -23,7 +23,11 @@ let strict: [SwiftSetting] = [
 ]
 /// @_noLocks is checked in debug builds too, and there it must see the bodies of generic code.
 let hot: [SwiftSetting] = strict + [.unsafeFlags(["-wmo", "-num-threads", "1"], .when(configuration: .debug))]
+let hotOptimized: [SwiftSetting] = hot + [.unsafeFlags(["-O"], .when(configuration: .debug))]
 let tests: [SwiftSetting] = [.treatAllWarnings(as: .error)]
+let dpdk: [SwiftSetting] = strict + [.unsafeFlags(dpdkSwiftFlags)]
+let optimized: [SwiftSetting] =
+  strict + [.unsafeFlags(["-O", "-wmo", "-num-threads", "1"], .when(configuration: .debug))]
 /// The preload shim lives in foreign processes: no Swift runtime, no allocation behind our back.
 let embedded: [SwiftSetting] =
   strict + [
@@ -36,6 +40,8 @@ let embedded: [SwiftSetting] =
 let cStrict: [CSetting] = [
   .unsafeFlags(["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"])
 ]
+let trampoline: [CSetting] =
+  cStrict + [.unsafeFlags(["-fvisibility=hidden", "-ffunction-sections", "-Xclang", "-mframe-pointer=none"])]
 
 let package = Package(
   name: "machnet",
@@ -66,18 +72,25 @@ let package = Package(
     .target(name: "MachnetWire", swiftSettings: strict),
     .target(name: "MachnetChannel", dependencies: ["CMachnetABI"], swiftSettings: strict),
     .target(name: "MachnetMemory", dependencies: ["CLinux"], swiftSettings: strict),
-    .target(name: "MachnetTransport", dependencies: ["MachnetMemory", "MachnetWire"], swiftSettings: hot),
+    .target(
+      name: "MachnetTransport", dependencies: ["MachnetMemory", "MachnetWire"],
+      // Judged in long simulated runs: optimised in debug builds, too.
+      swiftSettings: hotOptimized),
     .target(
       name: "MachnetEngine",
       dependencies: ["CMachnetABI", "CLinux", "MachnetChannel", "MachnetMemory", "MachnetTransport", "MachnetWire"],
       swiftSettings: hot),
     .target(
       name: "MachnetDPDK", dependencies: ["CDPDK", "CNuma", "MachnetEngine"],
-      swiftSettings: strict + [.unsafeFlags(dpdkSwiftFlags)]),
+      swiftSettings: dpdk),
     // A network to judge the engine by. Its runs are long: it is optimised in debug builds, too.
     .target(
-      name: "MachnetSimulation", dependencies: ["MachnetEngine", "MachnetWire"],
-      swiftSettings: strict + [.unsafeFlags(["-O", "-wmo", "-num-threads", "1"], .when(configuration: .debug))]),
+      name: "MachnetSimulation", dependencies: ["MachnetEngine", "MachnetMemory", "MachnetTransport", "MachnetWire"],
+      swiftSettings: optimized),
+    .executableTarget(
+      name: "machnet-simulate",
+      dependencies: ["MachnetSimulation", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+      swiftSettings: strict),
     .target(
       name: "MachnetControl",
       dependencies: [
@@ -91,7 +104,7 @@ let package = Package(
         "CLinux", "CMachnetABI", "MachnetControl", "MachnetDPDK", "MachnetEngine",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
-      ], swiftSettings: strict + [.unsafeFlags(dpdkSwiftFlags)]),
+      ], swiftSettings: dpdk),
     .executableTarget(
       name: "machnet",
       dependencies: [
@@ -103,7 +116,7 @@ let package = Package(
     .target(name: "ShimChannel", dependencies: ["CMachnetABI"], path: "Shim/Channel", swiftSettings: embedded),
     .target(
       name: "CTrampoline", dependencies: ["CMachnetABI"], path: "Shim/Trampoline",
-      cSettings: cStrict + [.unsafeFlags(["-fvisibility=hidden", "-ffunction-sections", "-Xclang", "-mframe-pointer=none"])]),
+      cSettings: trampoline),
     .target(
       name: "MachnetPreload", dependencies: ["CMachnetABI", "CTrampoline", "ShimChannel"], path: "Shim/Preload",
       exclude: ["exports.map"],
@@ -133,7 +146,10 @@ let package = Package(
     .testTarget(name: "WireTests", dependencies: ["MachnetWire"], swiftSettings: strict),
     .testTarget(
       name: "DPDKTests", dependencies: ["MachnetDPDK", "MachnetEngine"],
-      swiftSettings: strict + [.unsafeFlags(dpdkSwiftFlags)]),
+      swiftSettings: dpdk),
+    .testTarget(
+      name: "TransportTests", dependencies: ["MachnetSimulation", "MachnetTransport", "MachnetWire"],
+      swiftSettings: strict),
     .testTarget(
       name: "SimulationTests", dependencies: ["EngineBench", "MachnetEngine", "MachnetSimulation", "MachnetWire"],
       swiftSettings: strict),

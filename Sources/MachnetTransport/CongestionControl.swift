@@ -19,11 +19,13 @@ struct CongestionControl: BitwiseCopyable {
   private let target: UInt64
 
   static var initial: Double { @_noLocks get { 16 } }
-  static var least: Double { @_noLocks get { 0.1 } }
+  static var least: Double { @_noLocks get { 0.25 } }
   static var most: Double { @_noLocks get { 256 } }
   private static var increase: Double { @_noLocks get { 1 } }
   private static var beta: Double { @_noLocks get { 0.8 } }
   private static var maximumDecrease: Double { @_noLocks get { 0.5 } }
+  /// Targets of delay beyond which windows below 1 are used.
+  private static var crowd: Double { @_noLocks get { 8 } }
   /// Flow scaling (Swift, 3.2): smaller windows may wait longer, so that many flows find equal shares.
   private static var scalingRange: Double { @_noLocks get { 0.5 } }
 
@@ -40,12 +42,12 @@ struct CongestionControl: BitwiseCopyable {
     self.target = target
   }
 
-  /// The target for this window, ns: from `target` for large windows to half as much again for windows of 1.
-  private var scaledTarget: Double {
-    @_noLocks get {
-      let base = Double(target)
-      return base * (1 + CongestionControl.scalingRange * CongestionControl.inverseRoot(max(window, 1)))
-    }
+  /// The target for this window, ns: at least as much as the path takes anyhow, since longer paths vary more; half as
+  /// much again for windows of 1.
+  @inline(__always) @_noLocks
+  private func scaledTarget(_ minimum: UInt64) -> Double {
+    Double(max(target, minimum))
+      * (1 + CongestionControl.scalingRange * CongestionControl.inverseRoot(max(window, 1)))
   }
 
   /// 1 / sqrt(x), within a hundredth of a percent, for x from 1 to 2^20: an estimate from the bits, and Newton's steps.
@@ -73,7 +75,7 @@ struct CongestionControl: BitwiseCopyable {
       roundLost = 0
     }
     let filtered = Double(min(roundDelay, lastRoundDelay))
-    let target = scaledTarget
+    let target = scaledTarget(minimum)
     if filtered < target {
       if isStarting {
         if filtered < target / 2 {
@@ -90,7 +92,11 @@ struct CongestionControl: BitwiseCopyable {
       isStarting = false
       if now &- decreasedAt >= rtt {
         let factor = 1 - CongestionControl.beta * (filtered - target) / filtered
+        // One packet may wait for longer than the target on a slow link, and nothing less than one helps then; only a queue
+        // of many others makes a flow send less often than once per round trip.
+        let least = filtered > CongestionControl.crowd * target ? CongestionControl.least : min(window, 1)
         decrease(max(factor, 1 - CongestionControl.maximumDecrease), now)
+        window = max(window, least)
       }
     }
     window = min(window, CongestionControl.most)

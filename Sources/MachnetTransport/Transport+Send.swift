@@ -33,19 +33,22 @@ extension Transport {
   /// Accepts a message of at most 8 MiB.
   ///
   /// - Parameters:
+  ///   - preferred: for a new message; one that was begun goes on where it was begun, although another session with
+  ///     the same host may have been opened meanwhile.
   ///   - ports: logical ports: ours, then the peer's.
   ///   - progress: of an earlier call for the same message that ended with `blocked`, else nil.
   @_noLocks
   public mutating func send(
-    _ slot: UInt32, _ payload: Bytes, localPort: UInt16, remotePort: UInt16, ttl: UInt8, tos: UInt8,
+    _ preferred: UInt32, _ payload: Bytes, localPort: UInt16, remotePort: UInt16, ttl: UInt8, tos: UInt8,
     progress: Progress?, now: UInt64
   ) -> Sending {
     precondition(payload.count <= TransportOptions.messageMax)
+    let slot = progress?.session ?? preferred
     var state =
       progress
       ?? Progress(
         session: slot, generation: sessions[slot].generation, message: sessions[slot].nextMessage, offset: 0)
-    if state.session != slot || sessions[slot].generation != state.generation || sessions[slot].state != .open {
+    if sessions[slot].generation != state.generation || sessions[slot].state != .open {
       return .lost
     }
     let piece = Int(sessions[slot].piece)

@@ -1,0 +1,143 @@
+import ArgumentParser
+import Foundation
+import MachnetSimulation
+
+/// Runs the transport in simulated networks and prints what it reaches.
+@main
+struct Simulate: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "machnet-simulate",
+    abstract: "Runs the machnet transport in simulated networks, in virtual time.",
+    subcommands: [SetUp.self, Goodput.self, Incast.self, Swarm.self])
+}
+
+struct Seed: ParsableArguments {
+  @Option(name: .long, help: "Replays a run; without it SEED from the environment, or a random number.")
+  var seed: UInt64?
+
+  var value: UInt64 {
+    seed ?? ProcessInfo.processInfo.environment["SEED"].flatMap(UInt64.init) ?? .random(in: 1...UInt64(UInt32.max))
+  }
+}
+
+private func row(_ cells: [String], _ widths: [Int]) {
+  print(
+    "| "
+      + zip(cells, widths).map { String(repeating: " ", count: max(0, $1 - $0.count)) + $0 }.joined(separator: " | ")
+      + " |")
+}
+
+private func number(_ value: Double, _ digits: Int) -> String { String(format: "%.\(digits)f", value) }
+
+struct SetUp: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "set-up", abstract: "SYN and SYN-ACK packets that a session takes (RSS--).")
+  @OptionGroup var seed: Seed
+  @Option(name: .long, help: "Sessions to set up.") var count = 10_000
+
+  func run() {
+    let seed = seed.value
+    print("seed \(seed), \(count) sessions each, 10 Gbit/s, 50 us round trip")
+    let widths = [7, 6, 4, 6, 10]
+    row(["engines", "median", "p95", "theory", "median us"], widths)
+    for engines in [1, 2, 4, 8, 16] {
+      let it = TransportExperiments.setUp(engines: engines, count: count, seed: seed)
+      row(
+        [
+          "\(engines)x\(engines)", "\(it.median)", "\(it.percentile95)", engines == 1 ? "2" : number(it.theory, 1),
+          number(Double(it.medianTime) / 1000, 0),
+        ], widths)
+    }
+  }
+}
+
+struct Goodput: ParsableCommand {
+  static let configuration = CommandConfiguration(abstract: "8 MB over a link that loses or reorders packets.")
+  @OptionGroup var seed: Seed
+  @Option(name: .long, help: "Runs of each; the median is shown.") var runs = 11
+
+  func run() {
+    let seed = seed.value
+    print("seed \(seed), 8 MiB, 10 Gbit/s, 50 us round trip, medians of \(runs)")
+    let widths = [5, 22, 9, 7, 15, 8, 8]
+    row(["MTU", "faults", "Gbit/s", "link", "retransmissions", "spurious", "timeouts"], widths)
+    var cases: [(String, Faults)] = [0, 0.001, 0.01, 0.05].map { ("loss \(number($0 * 100, 1))%", Faults(loss: $0)) }
+    cases.append(("reordering 1%", Faults(reordering: 0.01)))
+    for mtu in [9000, 1500] {
+      for (name, faults) in cases {
+        let all = (0..<runs).map {
+          TransportExperiments.transfer(mtu: mtu, faults: faults, seed: seed &+ UInt64($0))
+        }.sorted { $0.goodput < $1.goodput }
+        let it = all[runs / 2]
+        row(
+          [
+            "\(mtu)", name, number(it.goodput / 1e9, 2), number(it.share * 100, 1) + "%",
+            number(Double(it.retransmissions) * 100 / Double(it.packets), 2) + "%",
+            number(Double(it.spurious) * 100 / Double(it.packets), 3) + "%", "\(it.timeouts)",
+          ], widths)
+      }
+    }
+  }
+}
+
+struct Incast: ParsableCommand {
+  static let configuration = CommandConfiguration(abstract: "Many senders, one receiver.")
+  @OptionGroup var seed: Seed
+
+  func run() {
+    let seed = seed.value
+    print("seed \(seed), 10 Gbit/s, 50 us round trip, target of the queueing delay 100 us, 200 ms")
+    let widths = [5, 7, 13, 10, 8, 7, 5]
+    row(["MTU", "senders", "median us", "p99 us", "Jain", "link", "drops"], widths)
+    for mtu in [1500, 9000] {
+      for senders in [2, 4, 16, 32] {
+        let it = TransportExperiments.incast(senders: senders, mtu: mtu, seed: seed)
+        row(
+          [
+            "\(mtu)", "\(senders)", number(Double(it.medianDelay) / 1000, 1),
+            number(Double(it.percentile99Delay) / 1000, 1), number(it.fairness, 3), number(it.share * 100, 1) + "%",
+            "\(it.drops)",
+          ], widths)
+      }
+    }
+  }
+}
+
+struct Swarm: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Many seeds, each with faults of its own; every message is watched.")
+  @OptionGroup var seed: Seed
+  @Option(name: .long, help: "How many seeds, from the first one on.") var seeds = 1000
+  @Flag(name: .long, help: "Damage a message in every run: each must be noticed.") var canary = false
+  @Flag(name: .long, help: "Print every run.") var verbose = false
+
+  func run() throws {
+    let first = seed.value
+    print("seeds \(first)..\(first &+ UInt64(seeds) &- 1)")
+    var failed = 0
+    var sums = (messages: 0, delivered: 0, excused: 0, packets: UInt64(0), retransmissions: UInt64(0), time: UInt64(0))
+    for index in 0..<seeds {
+      let it = TransportExperiments.swarm(seed: first &+ UInt64(index), canary: canary)
+      if verbose { print("seed \(it.seed): \(it.delivered)/\(it.messages), \(it.packets) packets; \(it.description)") }
+      let isWrong = canary ? it.faults.isEmpty && it.delivered == it.messages : !it.faults.isEmpty
+      if isWrong {
+        failed += 1
+        print("FAILED seed \(it.seed): replay with SEED=\(it.seed) machnet-simulate swarm --seeds 1 --verbose")
+        print("  \(it.description)")
+        for fault in it.faults { print("  \(fault)") }
+        if canary { print("  the canary was not noticed") }
+      }
+      sums.messages += it.messages
+      sums.delivered += it.delivered
+      sums.excused += it.excused
+      sums.packets += it.packets
+      sums.retransmissions += it.retransmissions
+      sums.time += it.virtualTime
+    }
+    print(
+      "\(sums.messages) messages: \(sums.delivered) delivered, \(sums.excused) reported lost; \(sums.packets) packets, "
+        + "\(sums.retransmissions) retransmissions, \(sums.time / 1_000_000_000) virtual seconds")
+    print("\(seeds - failed) passed, \(failed) failed")
+    if failed > 0 { throw ExitCode.failure }
+  }
+}

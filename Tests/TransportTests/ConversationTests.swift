@@ -1,0 +1,71 @@
+import Glibc
+import MachnetSimulation
+import MachnetTransport
+import Testing
+
+/// The seed of this run: `SEED=` replays one.
+let runSeed: UInt64 = {
+  if let text = unsafe getenv("SEED"), let seed = unsafe UInt64(String(cString: text)) { return seed }
+  return UInt64.random(in: 1...UInt64.max)
+}()
+
+func lab(hosts: Int = 2, engines: Int = 1, mtu: Int = 1500, seed: UInt64 = runSeed, link: LinkOptions = LinkOptions())
+  -> TransportLab
+{
+  var options = TransportLab.Options(seed: seed)
+  options.hosts = hosts
+  options.engines = engines
+  options.mtu = mtu
+  options.link = link
+  return TransportLab(options)
+}
+
+let milliseconds: UInt64 = 1_000_000
+let seconds: UInt64 = 1_000_000_000
+
+@Suite struct Conversation {
+  @Test func `messages of every interesting length arrive whole, both ways`() {
+    for mtu in [576, 1500, 9000] {
+      let lab = lab(mtu: mtu)
+      let piece = mtu - 28 - 52
+      let sizes = [8, 9, 63, 64, 65, piece - 1, piece, piece + 1, 2 * piece, 2 * piece + 1, 65_507, 65_536, 65_537, 1 << 20]
+      for size in sizes {
+        lab.post(from: 0, to: 1, size: size)
+        lab.post(from: 1, to: 0, size: size)
+      }
+      lab.run(until: seconds) { lab.outstanding == 0 }
+      #expect(lab.faults.isEmpty, "\(lab.faults)")
+      #expect(lab.delivered == 2 * sizes.count)
+      #expect(lab.count(.retransmissions) == 0 && lab.count(.malformed) == 0 && lab.count(.timeouts) == 0)
+      #expect(lab.network.isConserved)
+    }
+  }
+
+  @Test func `eight megabytes cross`() {
+    let lab = lab()
+    lab.post(from: 0, to: 1, size: 8 << 20)
+    lab.run(until: seconds) { lab.outstanding == 0 }
+    #expect(lab.faults.isEmpty && lab.delivered == 1)
+  }
+
+  @Test func `small messages share packets`() {
+    let lab = lab()
+    for _ in 0..<1000 { lab.post(from: 0, to: 1, size: 64) }
+    lab.run(until: seconds) { lab.outstanding == 0 }
+    #expect(lab.faults.isEmpty && lab.delivered == 1000)
+    #expect(lab.count(.packetsSent) < 150)
+  }
+
+  @Test func `loss, duplication, reordering and corruption: every message once and whole`() {
+    for seed in 0..<8 as Range<UInt64> {
+      let lab = lab(engines: 2, seed: runSeed &+ seed)
+      lab.network.faults = Faults(loss: 0.05, duplication: 0.02, reordering: 0.05, corruption: 0.01)
+      for index in 0..<300 {
+        lab.post(from: index & 1, queue: index >> 1 & 1, to: 1 - index & 1, size: 8 + index * 37 % 5000)
+      }
+      lab.run(until: 20 * seconds) { lab.outstanding == 0 }
+      #expect(lab.faults.isEmpty, "seed \(runSeed &+ seed): \(lab.faults)")
+      #expect(lab.outstanding == 0 && lab.excused == 0, "seed \(runSeed &+ seed)")
+    }
+  }
+}
