@@ -15,6 +15,7 @@ struct Core: ~Copyable {
   let localStall: UInt64
   let separateHosts: Bool
   let faultDescriptor: Int32
+  var waker: mn_linux_waker
 
   var clock: Clock
   /// The time of this iteration, ns of `clock`.
@@ -90,6 +91,7 @@ struct Core: ~Copyable {
     faultDescriptor = control.faultDescriptor
     transportOptions = options.transport
     pauseLimit = UInt64(max(0, options.pauseMilliseconds)) * 1_000_000
+    waker = control.waker
     clock = unsafe Clock(virtual: options.virtualTime)
     now = clock.now()
     identification = unsafe options.virtualTime == nil ? UInt16(truncatingIfNeeded: mn_cycles()) : 0
@@ -325,7 +327,7 @@ struct Core: ~Copyable {
   private mutating func signal(_ slot: UInt32, _ offset: Int) {
     let word = unsafe endpoints[slot].block + offset
     if unsafe mn_compare_exchange_u32(word, UInt32(MN_WAIT_ARMED), UInt32(MN_WAIT_SIGNALLED)) {
-      mn_linux_eventfd_signal(endpoints[slot].eventDescriptor)
+      unsafe mn_linux_waker_signal(&waker, endpoints[slot].eventDescriptor)
       mailbox.count(.wakeups)
       wokeSomebody = true
     }

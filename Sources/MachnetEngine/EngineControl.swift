@@ -33,6 +33,8 @@ public final class EngineControl: @unchecked Sendable {
   let mailbox: Mailbox
   private(set) var siblings: [Mailbox] = []
   let wakeDescriptor: Int32
+  /// How the engine wakes applications.
+  private(set) var waker = mn_linux_waker(context: 0, ready: -1)
   let epoll: Int32
 
   private struct Books {
@@ -56,6 +58,7 @@ public final class EngineControl: @unchecked Sendable {
     guard wakeDescriptor >= 0, faultDescriptor >= 0, mn_linux_epoll_add(epoll, wakeDescriptor, 1) == 0 else {
       return nil
     }
+    unsafe mn_linux_waker_open(&waker)
   }
 
   /// Lets the engines of one daemon hear what ARP packets say to any of them: NICs put them all into the first queue.
@@ -70,6 +73,7 @@ public final class EngineControl: @unchecked Sendable {
 
   deinit {
     mailbox.release()
+    unsafe mn_linux_waker_close(&waker)
     for descriptor in [wakeDescriptor, faultDescriptor, epoll] where descriptor >= 0 { mn_linux_close(descriptor) }
   }
 

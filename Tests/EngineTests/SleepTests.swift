@@ -101,6 +101,36 @@ private func comesTrue(_ condition: () -> Bool) -> Bool {
     running.end()
   }
 
+  @Test func `a receiver that fills its eventfd and makes it blocking stops nobody else`() {
+    let running = Running(.adaptive, idleMicroseconds: 0)
+    let alice = running.open(0, 1000)
+    let mallory = running.open(1, 2000)
+    let bob = running.open(2, 3000)
+    #expect(fcntl(mallory.eventDescriptor, F_SETFL, 0) == 0)
+    var most = UInt64.max - 1
+    #expect(write(mallory.eventDescriptor, &most, 8) == 8)
+    let word = unsafe mallory.channel.block(1) + Int(MN_OFFSET_ENDPOINT_RX_WAIT)
+    for number in 0..<100 {
+      _ = unsafe mn_exchange_u32(word, UInt32(MN_WAIT_ARMED))
+      mn_fence()
+      // A write(2) to the full counter would sleep until somebody reads it: nobody does.
+      #expect(alice.send([1], to: loopback, 2000))
+      #expect(comesTrue { mallory.receive() != nil })
+      #expect(comesTrue { unsafe mn_load_acquire_u32(word) == UInt32(MN_WAIT_SIGNALLED) })
+      #expect(alice.send([UInt8(number)], to: loopback, 3000))
+      var got: Received?
+      #expect(comesTrue {
+        got = bob.receive()
+        return got != nil
+      })
+      #expect(got?.payload == [UInt8(number)])
+      if got == nil { break }
+    }
+    // A stuck engine would keep the test from ending; now the counter may be emptied.
+    _ = mn_linux_eventfd_take(mallory.eventDescriptor)
+    running.end()
+  }
+
   @Test func `a receiver that sleeps on its eventfd is never forgotten`() {
     let running = Running(.adaptive, idleMicroseconds: 0)
     let alice = running.open(0, 1000)

@@ -16,6 +16,20 @@
 int mn_linux_eventfd(void);
 /// Adds 1 to an eventfd. A full counter is as good as one more: the other side is due to wake anyway.
 void mn_linux_eventfd_signal(int fd) MN_LINUX_HOT;
+
+/// Wakes other processes by eventfds that they hold, too. They could clear O_NONBLOCK, which belongs to the open file, and
+/// fill the counter: then write(2) would sleep. (RWF_NOWAIT is no help: eventfds refuse pwritev2 with flags.) The kernel's own
+/// way to signal an eventfd never sleeps and lets a full counter be full; here it is had as the completion of an
+/// asynchronous poll (io_submit(2), IOCB_FLAG_RESFD) of a descriptor that is always ready. For one thread at a time.
+struct mn_linux_waker {
+  uint64_t context; /* aio_context_t; 0: the kernel has no AIO to give */
+  int32_t ready;
+};
+/// Without AIO the waker works by write(2), after a look at O_NONBLOCK.
+void mn_linux_waker_open(struct mn_linux_waker *waker);
+void mn_linux_waker_close(struct mn_linux_waker *waker);
+/// Adds 1 to an eventfd; never sleeps.
+void mn_linux_waker_signal(const struct mn_linux_waker *waker, int fd) MN_LINUX_HOT;
 /// Takes what an eventfd holds; 0 when it holds nothing.
 uint64_t mn_linux_eventfd_take(int fd) MN_LINUX_HOT;
 
