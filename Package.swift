@@ -101,7 +101,7 @@ let package = Package(
     .executableTarget(
       name: "machnetd",
       dependencies: [
-        "CLinux", "CMachnetABI", "MachnetControl", "MachnetDPDK", "MachnetEngine",
+        "CLinux", "CMachnetABI", "MachnetControl", "MachnetDPDK", "MachnetEngine", "MachnetTransport",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: dpdk),
@@ -133,7 +133,7 @@ let package = Package(
     // The application's and the daemon's side of an engine, for tests.
     .target(
       name: "EngineBench",
-      dependencies: ["CLinux", "CMachnetABI", "MachnetChannel", "MachnetEngine", "MachnetSimulation"],
+      dependencies: ["CLinux", "CMachnetABI", "MachnetChannel", "MachnetEngine", "MachnetSimulation", "MachnetTransport"],
       path: "Tests/EngineBench", swiftSettings: strict),
     .testTarget(name: "ChannelTests", dependencies: ["CMachnetABI", "MachnetChannel"], swiftSettings: tests),
     .testTarget(

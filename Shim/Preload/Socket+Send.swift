@@ -188,7 +188,7 @@ extension Socket {
     guard let record = unsafe socket.pointee.writer.pointee.reserve(call.size) else { return .full }
     let endpoint = unsafe socket.pointee.endpoint.unsafelyUnwrapped
     let header = unsafe record.header
-    var flags = 0
+    var flags = unsafe Int(socket.pointee.cachedFlags)
     unsafe header.pointee.remote = destination.mapped
     unsafe header.pointee.remote_port = destination.port
     if options.hasSource {
@@ -275,6 +275,7 @@ extension Socket {
     let rules = directory.rules(generation: generation)
     var ruledToMachnet = false
     var lossIsError = false
+    var flags = 0
     if let index = unsafe rules.first(
       program: process.pointee.mask, localAddress: source, localPort: local.port, remoteAddress: destination.address,
       remotePort: destination.port)
@@ -282,6 +283,7 @@ extension Socket {
       let rule = rules.rule(index)
       ruledToMachnet = rule.path == UInt8(MN_PATH_MACHNET)
       lossIsError = rule.on_engine_loss == UInt8(MN_LOSS_ERROR)
+      if rule.transport == UInt8(MN_TRANSPORT_MACHNET) { flags = MN_RECORD_MACHNET }
     }
     // (What a rule leads to Machnet and no interface reaches may be reachable tomorrow.)
     if !ruledToMachnet { unsafe mn_head_remember(&socket.pointee.head, destination.address, destination.port, generation) }
@@ -289,6 +291,7 @@ extension Socket {
     unsafe socket.pointee.cachedLocal = Name(address: source, port: hostOwn ? 1 : 0)
     unsafe socket.pointee.cachedToMachnet = ruledToMachnet && reachable
     unsafe socket.pointee.cachedLossIsError = lossIsError
+    unsafe socket.pointee.cachedFlags = UInt16(flags)
     unsafe socket.pointee.cachedGeneration = generation
   }
 

@@ -49,6 +49,8 @@ struct Socket {
   var cachedGeneration: UInt32
   var cachedToMachnet: Bool
   var cachedLossIsError: Bool
+  /// MN_RECORD_MACHNET where the rule says transport machnet, else 0.
+  var cachedFlags: UInt16
   /// Counts receives, so that the shadow is looked at now and then while the rings are busy.
   var turn: UInt32
   /// The RX ring that is looked at first.
@@ -256,7 +258,7 @@ public func socketMade(_ fd: Int32, _ domain: Int32, _ type: Int32, _ protocolNu
     to: Socket(
       head: mn_head(), descriptors: 1, domain: domain, fd: fd, event: -1, kick: -1, undecided: true, watched: false, endpoint: nil, channel: nil, index: 0, home: 0, netns: 0,
       engineLost: false, refused: false, refusedGeneration: 0, local: .none, cached: .none, cachedLocal: .none,
-      cachedGeneration: process.pointee.generation, cachedToMachnet: false, cachedLossIsError: false, turn: 0, firstReader: 0, progress: 0,
+      cachedGeneration: process.pointee.generation, cachedToMachnet: false, cachedLossIsError: false, cachedFlags: 0, turn: 0, firstReader: 0, progress: 0,
       progressHead: 0, watches: nil, writer: writer, readers: readers, next: nil))
   unsafe socket.pointee.head.family = UInt32(bitPattern: domain)
   unsafe socket.pointee.byShadow = true

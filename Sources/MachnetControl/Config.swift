@@ -10,6 +10,7 @@ public struct Config: Sendable, Equatable {
   /// By name: what `machnet run --profile NAME` changes of `waiting` for one program.
   public var profiles = Profile.builtIn
   public var limits = Limits()
+  public var transport = Transport()
   public var flows: [Flow] = []
 
   public init() {}
@@ -112,6 +113,18 @@ public struct Config: Sendable, Equatable {
     public var connectionsPerUser = 1024
   }
 
+  /// Of the transport `machnet`.
+  public struct Transport: Sendable, Equatable {
+    /// UDP ports that belong to sessions, on the addresses that engines own.
+    public var ports: ClosedRange<UInt16> = 62_000...62_255
+    /// Queueing delay that congestion control aims at, 10...10,000.
+    public var targetDelayMicroseconds = 100
+    /// Of an engine and interface, a power of two, 2...16384.
+    public var sessions = 1024
+    /// How long a message waits for a remote socket that has no room, 0...10,000.
+    public var pauseMilliseconds = 250
+  }
+
   /// One line of the allowlist.
   public struct Flow: Sendable, Equatable {
     /// File name of the executable; empty: any; a trailing `*` stands for any ending.
@@ -119,13 +132,14 @@ public struct Config: Sendable, Equatable {
     public var local = AddressPattern.any
     public var remote = AddressPattern.any
     public var path: Path
-    public var transport = Transport.udp
+    public var transport = Kind.udp
     public var onEngineLoss = EngineLoss.kernel
     /// Where the file says it, from 1.
     public var line: Int
 
     public enum Path: String, Sendable, CaseIterable { case kernel, machnet }
-    public enum Transport: String, Sendable, CaseIterable { case udp, machnet }
+    /// Of datagrams to other hosts.
+    public enum Kind: String, Sendable, CaseIterable { case udp, machnet }
     public enum EngineLoss: String, Sendable, CaseIterable { case kernel, error }
   }
 }

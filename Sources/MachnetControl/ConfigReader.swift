@@ -36,7 +36,7 @@ struct ConfigReader {
     var config = Config()
     guard let root = compose(yaml) else { return config }
     let top = mapping(
-      root, "the config", keys: ["interfaces", "engine", "control", "channel", "waiting", "profiles", "limits", "flows"],
+      root, "the config", keys: ["interfaces", "engine", "control", "channel", "waiting", "profiles", "limits", "transport", "flows"],
       mayBeNull: true)
     config.interfaces = interfaces(top["interfaces"])
     config.engine = engine(top["engine"])
@@ -45,6 +45,7 @@ struct ConfigReader {
     config.waiting = waiting(top["waiting"])
     config.profiles.merge(profiles(top["profiles"])) { $1 }
     config.limits = limits(top["limits"])
+    config.transport = transport(top["transport"])
     config.flows = flows(top["flows"])
     return config
   }
@@ -209,6 +210,29 @@ struct ConfigReader {
     return limits
   }
 
+  private mutating func transport(_ node: Node?) -> Config.Transport {
+    var transport = Config.Transport()
+    let fields = mapping(
+      node, "the section 'transport'", keys: ["ports", "target-delay-us", "sessions", "pause-ms"], mayBeNull: true)
+    transport.ports =
+      text(fields["ports"], "16 or more UDP ports from 1024 on, such as 62000-62255") {
+        let ends = $0.split(separator: "-", omittingEmptySubsequences: false)
+        guard ends.count == 2, let low = decimal(ends[0], in: 1024...65535),
+          let high = decimal(ends[1], in: 1024...65535), high - low >= 15
+        else { return nil }
+        return UInt16(low)...UInt16(high)
+      } ?? transport.ports
+    transport.targetDelayMicroseconds =
+      integer(fields["target-delay-us"], 10...10_000, "microseconds") ?? transport.targetDelayMicroseconds
+    transport.sessions =
+      text(fields["sessions"], "a power of two from 2 to 16384") {
+        decimal($0[...], in: 2...16384).flatMap { $0 & ($0 - 1) == 0 ? $0 : nil }
+      } ?? transport.sessions
+    transport.pauseMilliseconds =
+      integer(fields["pause-ms"], 0...10_000, "milliseconds") ?? transport.pauseMilliseconds
+    return transport
+  }
+
   private mutating func flows(_ node: Node?) -> [Config.Flow] {
     var flows: [Config.Flow] = []
     for item in sequence(node, "a list of flows", atMost: Int(MN_RULES_MAX)) {
@@ -233,9 +257,6 @@ struct ConfigReader {
     flow.remote = pattern(match["remote"])
     flow.transport = choice(fields["transport"]) ?? flow.transport
     flow.onEngineLoss = choice(fields["on-engine-loss"]) ?? flow.onEngineLoss
-    if flow.transport == .machnet, let node = fields["transport"] {
-      note(node, "expected udp, found machnet: transport: machnet is not available in this build")
-    }
     let multicast = IPv4Prefix(address: IPv4Address(0xe000_0000), length: 3)  // RFC 1112: 224/4; with 240/4, broadcast
     if flow.path == .machnet, let node = match["remote"], flow.remote.prefix.length >= 3,
       flow.remote.prefix.overlaps(multicast)

@@ -188,7 +188,8 @@ extension ControlServer {
     let own = netns.isOwn(shadow.netnsCookie)
     let address = shadow.localAddress
     if table.isEngineAddress(address) {
-      guard own else { throw Refusal(EACCES) }
+      // Sessions of the transport machnet have these ports to themselves.
+      guard own, !config.transport.ports.contains(shadow.localPort) else { throw Refusal(EACCES) }
       return address
     }
     if own, let peer, address >> 24 != 127, !table.isHostAddress(peer.address, netns: 0), let interface = table.route(to: peer.address),

@@ -44,7 +44,20 @@ extension ControlServer {
       polling: engine.options.polling.rawValue,
       sleeping: unsafe mn_load_relaxed_u32(directory.directory.engineWord(engine.options.index)) != 0,
       interfaces: engine.options.interfaces.map(\.name), drops: named(counters.drops),
-      counters: Dictionary(uniqueKeysWithValues: values))
+      counters: Dictionary(uniqueKeysWithValues: values),
+      transport: Dictionary(
+        uniqueKeysWithValues: engine.transportCounters().filter { $0.count != 0 }.map { ("\($0.counter)", $0.count) }),
+      sessions: engine.sessions().map(status(of:)))
+  }
+
+  private func status(of session: MachnetEngine.SessionStatus) -> StatusReport.SessionStatus {
+    StatusReport.SessionStatus(
+      local: "\(IPv4Address(session.localAddress))", remote: "\(IPv4Address(session.remoteAddress))",
+      remoteEngine: Int(session.remoteEngine), state: session.isOpen ? "open" : "opening",
+      smoothedRttMicroseconds: Double(session.smoothedRTT) / 1000,
+      minimumRttMicroseconds: Double(session.minimumRTT) / 1000, congestionWindow: session.congestionWindow,
+      inFlight: session.inFlight, packetsSent: session.packetsSent, packetsReceived: session.packetsReceived,
+      retransmissions: session.retransmissions)
   }
 
   private func status(of interface: Config.Interface) -> StatusReport.InterfaceStatus {

@@ -39,6 +39,25 @@ public struct StatusReport: Codable, Sendable {
     public var drops: [String: UInt64]
     /// What the engine counts, `EngineCounter` by name: `rxPackets`. In JSON, keys of the engine itself: `rx_packets`.
     public var counters: [String: UInt64]
+    /// What the transport machnet counts, `TransportCounter` by name; what never occurred is left out.
+    public var transport: [String: UInt64]
+    /// Of the transport machnet.
+    public var sessions: [SessionStatus]
+  }
+
+  /// A session of the transport machnet with an engine of another host.
+  public struct SessionStatus: Codable, Sendable {
+    public var local, remote: String
+    /// Number of the engine there.
+    public var remoteEngine: Int
+    /// open or opening
+    public var state: String
+    /// Round trips; 0: not measured yet.
+    public var smoothedRttMicroseconds, minimumRttMicroseconds: Double
+    /// Packets.
+    public var congestionWindow: Double
+    public var inFlight: Int
+    public var packetsSent, packetsReceived, retransmissions: UInt64
   }
 
   public struct InterfaceStatus: Codable, Sendable {
@@ -169,7 +188,9 @@ extension StatusReport.EngineStatus {
     static let sleeping = Key(stringValue: "sleeping")
     static let interfaces = Key(stringValue: "interfaces")
     static let drops = Key(stringValue: "drops")
-    static let own: Set<Key> = [index, cpu, polling, sleeping, interfaces, drops]
+    static let transport = Key(stringValue: "transport")
+    static let sessions = Key(stringValue: "sessions")
+    static let own: Set<Key> = [index, cpu, polling, sleeping, interfaces, drops, transport, sessions]
   }
 
   public func encode(to encoder: any Encoder) throws {
@@ -180,6 +201,8 @@ extension StatusReport.EngineStatus {
     try container.encode(sleeping, forKey: .sleeping)
     try container.encode(interfaces, forKey: .interfaces)
     try container.encode(drops, forKey: .drops)
+    try container.encode(transport, forKey: .transport)
+    try container.encode(sessions, forKey: .sessions)
     for (name, count) in counters { try container.encode(count, forKey: Key(stringValue: name)) }
   }
 
@@ -191,6 +214,8 @@ extension StatusReport.EngineStatus {
     sleeping = try container.decode(Bool.self, forKey: .sleeping)
     interfaces = try container.decode([String].self, forKey: .interfaces)
     drops = try container.decode([String: UInt64].self, forKey: .drops)
+    transport = try container.decodeIfPresent([String: UInt64].self, forKey: .transport) ?? [:]
+    sessions = try container.decodeIfPresent([StatusReport.SessionStatus].self, forKey: .sessions) ?? []
     counters = [:]
     for key in container.allKeys where !Key.own.contains(key) {
       counters[key.stringValue] = try container.decode(UInt64.self, forKey: key)

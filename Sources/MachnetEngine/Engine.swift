@@ -105,7 +105,7 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
   }
 
   /// When an idle engine has to look at its timers, ns of its clock.
-  public var nextTimeout: UInt64 { nextTick }
+  public var nextTimeout: UInt64 { min(nextTick, core.sessionTimeout) }
 
   /// Whether another round may find something to do, though nothing new has come: orders, senders that wait, frames that
   /// the port did not take.

@@ -4,6 +4,7 @@ import Glibc
 import MachnetControl
 import MachnetDPDK
 import MachnetEngine
+import MachnetTransport
 
 /// All engines of the daemon, their threads and the ports that they serve.
 final class Engines {
@@ -45,6 +46,7 @@ final class Engines {
           name: interface.name, address: interface.prefix.address.value, mask: interface.prefix.mask,
           gateway: interface.gateway?.value ?? 0, mtu: port.mtu, mac: port.mac)
         description.queue = queue
+        description.queues = interface.queues
         options[engine].interfaces.append(description)
         queues[engine].append(Assignment(port: port, queue: queue))
       }
@@ -57,6 +59,12 @@ final class Engines {
       options[index].idleMicroseconds = config.engine.idleMicroseconds
       options[index].separateHosts = config.engine.separateHosts
       options[index].sharesCore = sharesCores
+      options[index].transport.epoch = directory.epoch | 1
+      options[index].transport.portBase = config.transport.ports.lowerBound
+      options[index].transport.portCount = UInt16(config.transport.ports.count)
+      options[index].transport.targetDelay = UInt64(config.transport.targetDelayMicroseconds) * 1000
+      options[index].transport.sessions = config.transport.sessions
+      options[index].pauseMilliseconds = config.transport.pauseMilliseconds
       guard let control = EngineControl(options: options[index]) else {
         throw SystemError(ENOMEM, "reserve the memory of engine \(index)")
       }

@@ -83,8 +83,8 @@ func mistakes(_ yaml: String) -> [String] {
 
   /// Each mistake, and all that is said about it.
   static let table: [(yaml: String, says: [String])] = [
-    ("flow: []", ["m.yaml:1:1: error: expected interfaces, engine, control, channel, waiting, profiles, limits or flows in the config, found 'flow'"]),
-    ("- a", ["m.yaml:1:1: error: expected the config with interfaces, engine, control, channel, waiting, profiles, limits or flows, found a list"]),
+    ("flow: []", ["m.yaml:1:1: error: expected interfaces, engine, control, channel, waiting, profiles, limits, transport or flows in the config, found 'flow'"]),
+    ("- a", ["m.yaml:1:1: error: expected the config with interfaces, engine, control, channel, waiting, profiles, limits, transport or flows, found a list"]),
     ("engine: { cpus: [1\n", ["m.yaml:2:1: error: expected YAML, found a mistake: did not find expected ',' or ']' (while parsing a flow sequence that starts at line 1)"]),
     ("engine: {}\nengine: {}", ["m.yaml:1:1: error: expected every key once, found 'engine' again"]),
     ("engine: {}\n---\nengine: {}", ["m.yaml:2:1: error: expected YAML, found a mistake: but found another document (expected a single document in the stream that starts at line 1)"]),
@@ -137,7 +137,8 @@ func mistakes(_ yaml: String) -> [String] {
     ("flows:\n- match:\n  program: x\n  path: kernel", ["m.yaml:2:9: error: expected 'match' with program, local or remote, found ''", "m.yaml:3:3: error: expected match, path, transport or on-engine-loss in a flow, found 'program'"]),
     ("flows: [{ match: {}, path: fast }]", ["m.yaml:1:28: error: expected kernel or machnet, found 'fast'"]),
     ("flows: [{ match: {}, path: machnet, transport: tcp }]", ["m.yaml:1:48: error: expected udp or machnet, found 'tcp'"]),
-    ("flows: [{ match: {}, path: machnet, transport: machnet }]", ["m.yaml:1:48: error: expected udp, found machnet: transport: machnet is not available in this build"]),
+    ("transport: { ports: 62000-62010 }", ["m.yaml:1:21: error: expected 16 or more UDP ports from 1024 on, such as 62000-62255, found '62000-62010'"]),
+    ("transport: { sessions: 1000 }", ["m.yaml:1:24: error: expected a power of two from 2 to 16384, found '1000'"]),
     ("flows: [{ match: {}, path: machnet, on-engine-loss: panic }]", ["m.yaml:1:53: error: expected kernel or error, found 'panic'"]),
     ("flows: [{ match: { program: /usr/bin/x }, path: kernel }]", ["m.yaml:1:29: error: expected a program's file name of 1 to 63 bytes, '*' only at its end, found '/usr/bin/x'"]),
     ("flows: [{ match: { program: \"a*b\" }, path: kernel }]", ["m.yaml:1:29: error: expected a program's file name of 1 to 63 bytes, '*' only at its end, found 'a*b'"]),

@@ -110,7 +110,7 @@ package final class Application {
   /// Returns false when the ring is full.
   package func send(
     _ payload: [UInt8], to address: UInt32, _ port: UInt16, segment: Int = 0, source: UInt32? = nil, ttl: UInt8? = nil,
-    tos: UInt8? = nil, dontFragment: Bool = false
+    tos: UInt8? = nil, dontFragment: Bool = false, machnet: Bool = false
   ) -> Bool {
     guard let record = writer.reserve(payload.count) else { return false }
     var flags = 0
@@ -129,6 +129,7 @@ package final class Application {
       unsafe record.header.pointee.tos = tos
     }
     if dontFragment { flags |= Int(MN_RECORD_DONT_FRAGMENT) }
+    if machnet { flags |= Int(MN_RECORD_MACHNET) }
     unsafe record.header.pointee.flags = UInt16(flags)
     unsafe payload.withUnsafeBytes { unsafe record.payload.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(record.base), byteCount: $0.count) }
     writer.commit(record)

@@ -1,5 +1,6 @@
 package import MachnetEngine
 package import MachnetSimulation
+import MachnetTransport
 
 /// Daemons on a simulated network: real engines, stepped in virtual time on one thread. The test is the applications, the
 /// control threads, and the judge.
@@ -111,6 +112,7 @@ package final class SimulatedHost {
   package private(set) var controls: [EngineControl] = []
   private var engines: [SteppedEngine] = []
   private var nextBlock: UInt32 = 0
+  private var epoch: UInt64
   private let network: SimulatedNetwork
   /// Safety: of the world.
   private let time: UnsafeMutablePointer<UInt64>
@@ -127,6 +129,7 @@ package final class SimulatedHost {
     self.engineCount = engineCount
     unsafe self.time = time
     self.configure = configure
+    epoch = network.seed << 16 | UInt64(number) << 8 | 1
     directory = TestDirectory(interfaces: [interface])
     channel = TestChannel(identifier: 1, endpoints: SimulatedHost.endpoints, engineCount: UInt32(engineCount))
     start()
@@ -139,8 +142,10 @@ package final class SimulatedHost {
       var options = EngineOptions(index: UInt32(index), directory: directory.directory)
       var interface = interface
       interface.queue = index
+      interface.queues = engineCount
       options.interfaces = [interface]
       unsafe options.virtualTime = UnsafePointer(time)
+      options.transport = TransportOptions(engine: 0, engines: 1, epoch: epoch, seed: (epoch, UInt64(index)))
       configure(&options)
       return EngineControl(options: options)!
     }
@@ -160,6 +165,7 @@ package final class SimulatedHost {
     engines = []
     network.restart(number)
     nextBlock = 0
+    epoch += 2
     directory = TestDirectory(interfaces: [interface])
     channel = TestChannel(identifier: 1, endpoints: SimulatedHost.endpoints, engineCount: UInt32(engineCount))
     start()
