@@ -53,6 +53,7 @@ let package = Package(
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
     .package(url: "https://github.com/apple/swift-log", from: "1.6.0"),
+    .package(url: "https://github.com/apple/swift-nio", from: "2.80.0"),
     .package(url: "https://github.com/jpsim/Yams", from: "6.0.0"),
   ],
   targets: [
@@ -97,11 +98,17 @@ let package = Package(
         "CMachnetABI", "CLinux", "MachnetChannel", "MachnetEngine", "Yams",
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: strict),
+    .target(
+      name: "MachnetMetrics",
+      dependencies: [
+        "MachnetControl", .product(name: "NIOCore", package: "swift-nio"), .product(name: "NIOHTTP1", package: "swift-nio"),
+        .product(name: "NIOPosix", package: "swift-nio"),
+      ], swiftSettings: strict),
     .target(name: "MachnetInspect", dependencies: ["CElf", "CLinux"], swiftSettings: strict),
     .executableTarget(
       name: "machnetd",
       dependencies: [
-        "CLinux", "CMachnetABI", "MachnetControl", "MachnetDPDK", "MachnetEngine", "MachnetTransport",
+        "CLinux", "CMachnetABI", "MachnetControl", "MachnetDPDK", "MachnetEngine", "MachnetMetrics", "MachnetTransport",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: dpdk),

@@ -11,6 +11,7 @@ public struct Config: Sendable, Equatable {
   public var profiles = Profile.builtIn
   public var limits = Limits()
   public var transport = Transport()
+  public var metrics = Metrics()
   public var flows: [Flow] = []
 
   public init() {}
@@ -123,6 +124,26 @@ public struct Config: Sendable, Equatable {
     public var sessions = 1024
     /// How long a message waits for a remote socket that has no room, 0...10,000.
     public var pauseMilliseconds = 250
+  }
+
+  /// Metrics for Prometheus.
+  public struct Metrics: Sendable, Equatable {
+    /// nil: nowhere.
+    public var listen: Listen?
+
+    public enum Listen: Sendable, Equatable, CustomStringConvertible {
+      /// A loopback address.
+      case address(String, port: Int)
+      /// A Unix socket, with the control socket's mode and group.
+      case path(String)
+
+      public var description: String {
+        switch self {
+        case .address(let host, let port): "\(host):\(port)"
+        case .path(let path): path
+        }
+      }
+    }
   }
 
   /// One line of the allowlist.

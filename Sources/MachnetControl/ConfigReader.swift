@@ -36,7 +36,8 @@ struct ConfigReader {
     var config = Config()
     guard let root = compose(yaml) else { return config }
     let top = mapping(
-      root, "the config", keys: ["interfaces", "engine", "control", "channel", "waiting", "profiles", "limits", "transport", "flows"],
+      root, "the config",
+      keys: ["interfaces", "engine", "control", "channel", "waiting", "profiles", "limits", "transport", "metrics", "flows"],
       mayBeNull: true)
     config.interfaces = interfaces(top["interfaces"])
     config.engine = engine(top["engine"])
@@ -46,6 +47,7 @@ struct ConfigReader {
     config.profiles.merge(profiles(top["profiles"])) { $1 }
     config.limits = limits(top["limits"])
     config.transport = transport(top["transport"])
+    config.metrics = metrics(top["metrics"])
     config.flows = flows(top["flows"])
     return config
   }
@@ -231,6 +233,21 @@ struct ConfigReader {
     transport.pauseMilliseconds =
       integer(fields["pause-ms"], 0...10_000, "milliseconds") ?? transport.pauseMilliseconds
     return transport
+  }
+
+  private mutating func metrics(_ node: Node?) -> Config.Metrics {
+    let fields = mapping(node, "the section 'metrics'", keys: ["listen"], mayBeNull: true)
+    let listen = text(
+      fields["listen"], "a loopback address with a port, such as 127.0.0.1:9464, or an absolute path of at most 107 bytes"
+    ) { text -> Config.Metrics.Listen? in
+      if text.hasPrefix("/") { return text.utf8.count <= 107 && !text.utf8.contains(0) ? .path(text) : nil }
+      guard let colon = text.lastIndex(of: ":"), let port = decimal(text[text.index(after: colon)...], in: 1...65535) else { return nil }
+      let host = text[..<colon]
+      if host == "[::1]" { return .address("::1", port: port) }
+      guard let address = IPv4Address(host), address.value >> 24 == 127 else { return nil }
+      return .address("\(address)", port: port)
+    }
+    return Config.Metrics(listen: listen)
   }
 
   private mutating func flows(_ node: Node?) -> [Config.Flow] {

@@ -4,6 +4,7 @@ import Glibc
 import Logging
 import MachnetControl
 import MachnetEngine
+import MachnetMetrics
 
 /// The process with all engines.
 @main
@@ -80,6 +81,9 @@ struct Daemon: ParsableCommand {
       reread: { try Config.load(file: file) })
     let outcome = Result {
       try engines.start()
+      let metrics = try config.metrics.listen.map { try MetricsServer(listen: $0, control: config.control) }
+      defer { metrics?.stop() }
+      if let listen = config.metrics.listen { log.info("metrics for Prometheus at \(listen)") }
       log.info("\(summary(config)); control socket \(config.control.socket)")
       log.info("machnetd ready")
       if let manager = unsafe getenv("NOTIFY_SOCKET") { _ = unsafe mnc_notify(manager, "READY=1") }

@@ -251,4 +251,46 @@ private func write(_ text: String, to name: String) throws -> String {
     let result = try run(["machnet", "run", "--socket", "/nowhere", "--", "\(scratch)/sanitized"])
     #expect(result == (0, "ok\n", ""))
   }
+
+  @Test("metrics for Prometheus", arguments: [nil, "/metrics.sock"])
+  func metrics(_ path: String?) throws {
+    let listen = path.map { scratch + $0 } ?? "127.0.0.1:\(freePort())"
+    let file = try write(
+      "control: { socket: \(scratch)/metrics-control.sock, mode: \"0600\" }\nmetrics: { listen: \"\(listen)\" }\nflows: [{ match: {}, path: machnet }]\n",
+      to: "metrics.yaml")
+    let daemon = try Command(["machnetd", "--config", file])
+    #expect(daemon.says("machnetd ready"))
+    let scraper = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../Programs/scrape.py").standardized.path
+    let (status, samples, errors) = try run(["/usr/bin/python3", scraper, listen])
+    #expect(status == 0, "\(errors)")
+    #expect(samples.contains("machnet_rules 1\n") && samples.contains("machnet_engine_rx_packets_total{engine=\"0\"} 0\n"))
+    if let path {
+      var status = stat()
+      #expect(unsafe stat(scratch + path, &status) == 0 && status.st_mode & 0o777 == 0o600)
+    } else {
+      #expect(try run(["/usr/bin/python3", scraper, listen, "limits"]) == (0, "ok\n", ""))
+    }
+    kill(daemon.process.processIdentifier, SIGTERM)
+    #expect(daemon.finish() == 0)
+    if let path { #expect(!FileManager.default.fileExists(atPath: scratch + path)) }
+    let second = try Command(["machnetd", "--config", try write("control: { socket: \(scratch)/m2.sock }\nmetrics: { listen: /nowhere/metrics.sock }\n", to: "m2.yaml")])
+    #expect(second.finish() == 1 && second.errors.contains("cannot serve metrics at /nowhere/metrics.sock: No such file"))
+  }
+}
+
+/// A TCP port of the loopback address that nobody has now.
+private func freePort() -> Int {
+  let socket = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+  defer { close(socket) }
+  var address = sockaddr_in()
+  address.sin_family = sa_family_t(AF_INET)
+  address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
+  var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+  unsafe withUnsafeMutablePointer(to: &address) { pointer in
+    unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+      _ = unsafe bind(socket, $0, length)
+      _ = unsafe getsockname(socket, $0, &length)
+    }
+  }
+  return Int(UInt16(bigEndian: address.sin_port))
 }

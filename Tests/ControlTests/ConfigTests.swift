@@ -83,8 +83,8 @@ func mistakes(_ yaml: String) -> [String] {
 
   /// Each mistake, and all that is said about it.
   static let table: [(yaml: String, says: [String])] = [
-    ("flow: []", ["m.yaml:1:1: error: expected interfaces, engine, control, channel, waiting, profiles, limits, transport or flows in the config, found 'flow'"]),
-    ("- a", ["m.yaml:1:1: error: expected the config with interfaces, engine, control, channel, waiting, profiles, limits, transport or flows, found a list"]),
+    ("flow: []", ["m.yaml:1:1: error: expected interfaces, engine, control, channel, waiting, profiles, limits, transport, metrics or flows in the config, found 'flow'"]),
+    ("- a", ["m.yaml:1:1: error: expected the config with interfaces, engine, control, channel, waiting, profiles, limits, transport, metrics or flows, found a list"]),
     ("engine: { cpus: [1\n", ["m.yaml:2:1: error: expected YAML, found a mistake: did not find expected ',' or ']' (while parsing a flow sequence that starts at line 1)"]),
     ("engine: {}\nengine: {}", ["m.yaml:1:1: error: expected every key once, found 'engine' again"]),
     ("engine: {}\n---\nengine: {}", ["m.yaml:2:1: error: expected YAML, found a mistake: but found another document (expected a single document in the stream that starts at line 1)"]),
@@ -106,6 +106,8 @@ func mistakes(_ yaml: String) -> [String] {
     ("channel: { max-endpoints: 49153 }", ["m.yaml:1:27: error: expected a number of endpoints from 1 to 49152, found '49153'"]),
     ("waiting: { yield: maybe }", ["m.yaml:1:19: error: expected auto, true or false, found 'maybe'"]),
     ("limits: { connections: 0 }", ["m.yaml:1:24: error: expected a number of connections from 1 to 65536, found '0'"]),
+    ("metrics: { listen: 10.0.0.1:9464 }", ["m.yaml:1:20: error: expected a loopback address with a port, such as 127.0.0.1:9464, or an absolute path of at most 107 bytes, found '10.0.0.1:9464'"]),
+    ("metrics: { listen: 127.0.0.1 }", ["m.yaml:1:20: error: expected a loopback address with a port, such as 127.0.0.1:9464, or an absolute path of at most 107 bytes, found '127.0.0.1'"]),
     ("interfaces: net0", ["m.yaml:1:13: error: expected a list of interfaces, found 'net0'"]),
     (
       "interfaces: [{}]",
