@@ -48,6 +48,7 @@ let package = Package(
   products: [
     .executable(name: "machnetd", targets: ["machnetd"]),
     .executable(name: "machnet", targets: ["machnet"]),
+    .executable(name: "machnet-fabric", targets: ["machnet-fabric"]),
     .library(name: "machnet-preload", type: .dynamic, targets: ["MachnetPreload"]),
   ],
   dependencies: [
@@ -112,6 +113,13 @@ let package = Package(
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: dpdk),
+    .executableTarget(
+      name: "machnet-fabric",
+      dependencies: [
+        "CLinux", "MachnetControl", "MachnetDPDK", "MachnetEngine", "MachnetSimulation", "MachnetWire", "Yams",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        .product(name: "Logging", package: "swift-log"),
+      ], swiftSettings: strict + [.unsafeFlags(dpdkSwiftFlags)]),
     .executableTarget(
       name: "machnet",
       dependencies: [

@@ -4,6 +4,8 @@ import Glibc
 /// Why there is no config: text for a person, one mistake per line.
 public struct ConfigFailure: Error, CustomStringConvertible, Sendable {
   public let description: String
+
+  package init(description: String) { self.description = description }
 }
 
 extension Config {
@@ -20,7 +22,7 @@ extension Config {
     }
   }
 
-  private static func read(_ file: String) throws(ConfigFailure) -> String {
+  package static func read(_ file: String) throws(ConfigFailure) -> String {
     let number = unsafe open(file, O_RDONLY | O_CLOEXEC)
     guard number >= 0, let descriptor = try? Descriptor(number, "open") else {
       throw ConfigFailure(

@@ -1,5 +1,5 @@
 import CMachnetABI
-import Yams
+package import Yams
 
 /// What a config is checked against besides itself.
 public struct Machine: Sendable {
@@ -26,11 +26,11 @@ extension Config {
 }
 
 /// Walks the YAML tree. A mistake is noted at the place of the node that shows it; the default stands in for the value.
-struct ConfigReader {
+package struct ConfigReader {
   let machine: Machine
-  var mistakes: [ConfigMistake] = []
+  package var mistakes: [ConfigMistake] = []
 
-  init(machine: Machine) { self.machine = machine }
+  package init(machine: Machine) { self.machine = machine }
 
   mutating func read(_ yaml: String) -> Config {
     var config = Config()
@@ -297,7 +297,7 @@ struct ConfigReader {
 // MARK: - Nodes
 
 extension ConfigReader {
-  private mutating func note(_ node: Node?, _ message: String) {
+  package mutating func note(_ node: Node?, _ message: String) {
     note(node?.mark, message)
   }
 
@@ -306,7 +306,7 @@ extension ConfigReader {
   }
 
   /// The tree of a text, nil when it is empty or is not YAML.
-  private mutating func compose(_ yaml: String) -> Node? {
+  package mutating func compose(_ yaml: String) -> Node? {
     do {
       return try Yams.compose(yaml: yaml)
     } catch let error as YamlError {
@@ -329,7 +329,7 @@ extension ConfigReader {
   }
 
   /// The fields of a mapping; unknown keys are mistakes. Absent: none; null likewise, if `mayBeNull`.
-  private mutating func mapping(
+  package mutating func mapping(
     _ node: Node?, _ what: String, keys: [String], required: [String] = [], mayBeNull: Bool = false
   ) -> [String: Node] {
     guard let node, !(mayBeNull && isNull(node)) else { return [:] }
@@ -351,7 +351,7 @@ extension ConfigReader {
     return fields
   }
 
-  private mutating func sequence(_ node: Node?, _ what: String, atMost limit: Int) -> [Node] {
+  package mutating func sequence(_ node: Node?, _ what: String, atMost limit: Int) -> [Node] {
     guard let node, !isNull(node) else { return [] }
     guard case .sequence(let items) = node else {
       note(node, "expected \(what), found \(kind(node))")
@@ -371,14 +371,14 @@ extension ConfigReader {
   }
 
   /// A scalar that `read` understands; nil (and a mistake, if there is a node) otherwise.
-  private mutating func text<Value>(_ node: Node?, _ what: String, _ read: (String) -> Value?) -> Value? {
+  package mutating func text<Value>(_ node: Node?, _ what: String, _ read: (String) -> Value?) -> Value? {
     guard let node, let string = scalar(node, what) else { return nil }
     if let value = read(string) { return value }
     note(node, "expected \(what), found \(quoted(string))")
     return nil
   }
 
-  private mutating func integer(_ node: Node?, _ range: ClosedRange<Int>, _ unit: String) -> Int? {
+  package mutating func integer(_ node: Node?, _ range: ClosedRange<Int>, _ unit: String) -> Int? {
     text(node, "a number of \(unit) from \(range.lowerBound) to \(range.upperBound)") { decimal($0, in: range) }
   }
 

@@ -79,7 +79,7 @@ struct NetworkCore: ~Copyable {
   // MARK: From a host
 
   mutating func canTransmit(from host: Int, queue: Int) -> Bool {
-    if nics[host].transmitQueues[queue].hasRoom(at: now) { return true }
+    if nics[host].transmitQueues[queue].room(at: now) > 0 { return true }
     nics[host].counters.txFull += 1
     return false
   }

@@ -75,13 +75,13 @@ struct TransmitQueue {
 
   init(descriptors: Int) { done = [UInt64](repeating: 0, count: descriptors) }
 
-  /// Whether a frame can be put in now.
-  mutating func hasRoom(at now: UInt64) -> Bool {
+  /// Descriptors that are free now.
+  mutating func room(at now: UInt64) -> Int {
     while used > 0 && done[head] <= now {
       head = head + 1 == done.count ? 0 : head + 1
       used -= 1
     }
-    return used < done.count
+    return done.count - used
   }
 
   mutating func put(until time: UInt64) {

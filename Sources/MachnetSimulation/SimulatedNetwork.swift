@@ -95,6 +95,9 @@ public final class SimulatedNetwork {
     return true
   }
 
+  /// Free descriptors of a TX queue, now.
+  public func room(from host: Int, queue: Int) -> Int { core.nics[host].transmitQueues[queue].room(at: core.now) }
+
   /// Sends a copy of a frame, now.
   ///
   /// - Returns: false: the queue is full, or there is no buffer.

@@ -57,11 +57,12 @@ struct Burst: ~Copyable {
 }
 
 /// Two ports of this process, joined by a memif socket.
-func memifPair(_ directory: TemporaryDirectory, packets: Int? = nil) throws -> (Port, Port) {
+func memifPair(_ directory: TemporaryDirectory, packets: Int? = nil, queues: Int = 1) throws -> (Port, Port) {
   var ports: [Port] = []
   for (name, role) in [("net_memif0", "server"), ("net_memif1", "client")] {
     var options = Port.Options(device: .vdev("\(name),role=\(role),socket=\(directory.path)/memif.sock"))
     options.packets = packets
+    options.queues = queues
     ports.append(try Port(options))
   }
   return (ports[0], ports[1])

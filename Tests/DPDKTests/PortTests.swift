@@ -43,6 +43,39 @@ import Testing
     #expect(statistics.sentPackets > 3000)
   }
 
+  @Test func aMemifOfSeveralQueuesKeepsThemApart() throws {
+    let directory = try TemporaryDirectory()
+    let (server, client) = try memifPair(directory, packets: 4095, queues: 4)
+    defer {
+      client.close()
+      server.close()
+    }
+    var near0 = DPDKQueue(server, queue: 0), near1 = DPDKQueue(server, queue: 1)
+    var near2 = DPDKQueue(server, queue: 2), near3 = DPDKQueue(server, queue: 3)
+    var far0 = DPDKQueue(client, queue: 0), far1 = DPDKQueue(client, queue: 1)
+    var far2 = DPDKQueue(client, queue: 2), far3 = DPDKQueue(client, queue: 3)
+    connect(&near0, &far0)
+    connect(&near1, &far1)
+    connect(&near2, &far2)
+    connect(&near3, &far3)
+    for turn in 0..<40 {
+      // Each queue's frames are told by what is in them.
+      exchange(&near3, &far3, count: 7, turn: turn * 4 + 3)
+      exchange(&far0, &near0, count: 5, turn: turn * 4)
+      exchange(&near1, &far1, count: 32, turn: turn * 4 + 1)
+      exchange(&far2, &near2, count: 1, turn: turn * 4 + 2)
+      exchange(&far3, &near3, count: 9, turn: turn * 4 + 3)
+      exchange(&near0, &far0, count: 3, turn: turn * 4)
+    }
+    let burst = Burst()
+    for count in unsafe [
+      near0.receive(into: burst.base, capacity: 1), near1.receive(into: burst.base, capacity: 1),
+      near2.receive(into: burst.base, capacity: 1), near3.receive(into: burst.base, capacity: 1),
+      far0.receive(into: burst.base, capacity: 1), far1.receive(into: burst.base, capacity: 1),
+      far2.receive(into: burst.base, capacity: 1), far3.receive(into: burst.base, capacity: 1),
+    ] { #expect(count == 0) }
+  }
+
   /// Waits for the link. A memif client offers buffers for what it will receive at its first look.
   private func connect(_ one: inout DPDKQueue, _ other: inout DPDKQueue) {
     eventually("no link") { one.isLinkUp() && other.isLinkUp() }

@@ -48,12 +48,15 @@ final class Daemon {
   let config: URL
   let socket: URL
 
-  init(_ name: String, flows: [String], interface: String? = nil, namespace: String? = nil, in bench: Bench) throws {
+  init(
+    _ name: String, flows: [String], interface: String? = nil, engine: String = "{ polling: adaptive }",
+    namespace: String? = nil, in bench: Bench
+  ) throws {
     config = bench.directory.appending(path: "\(name).yaml")
     socket = bench.directory.appending(path: "\(name).sock")
     let text = """
       \(interface.map { "interfaces:\n  - \($0)" } ?? "")
-      engine: { polling: adaptive }
+      engine: \(engine)
       control: { socket: "\(socket.path)" }
       flows:
       \(flows.map { "  - \($0)" }.joined(separator: "\n"))
