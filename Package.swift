@@ -119,7 +119,7 @@ let package = Package(
         "CLinux", "MachnetControl", "MachnetDPDK", "MachnetEngine", "MachnetSimulation", "MachnetWire", "Yams",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
-      ], swiftSettings: strict + [.unsafeFlags(dpdkSwiftFlags)]),
+      ], swiftSettings: dpdk),
     .executableTarget(
       name: "machnet",
       dependencies: [

@@ -2,6 +2,7 @@ import CLinux
 import CMachnetABI
 import MachnetChannel
 import MachnetMemory
+import MachnetTransport
 
 /// One polling thread's work: packets of its ports on one side, the rings of applications on the other.
 ///
@@ -110,7 +111,7 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
   /// Whether another round may find something to do, though nothing new has come: orders, senders that wait, frames that
   /// the port did not take.
   public mutating func hasWork() -> Bool {
-    for port in 0..<portCount where core.ports[port].queued != 0 { return true }
+    for port in 0..<portCount where core.ports[port].queued != 0 || core.transports[port].hasReady { return true }
     return core.hasWork()
   }
 

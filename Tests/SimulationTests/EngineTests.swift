@@ -54,14 +54,16 @@ final class DatagramRun {
     world = SimulatedWorld(seed: seed)
     let hosts = [world.addHost(engines: engines.0, link: link), world.addHost(engines: engines.1, link: link)]
     world.network.faults = faults
-    for host in hosts { sockets.append((0..<8).map { host.open(port: UInt16(2000 + $0)) }) }
     var random = RandomStream(seed: seed, name: "applications")
+    // Neighbouring ports may well share a queue.
+    let ports = (0..<2).map { _ in (0..<8).map { UInt16(2000 + 1000 * UInt64($0) + random.below(1000)) } }
+    for (host, ports) in zip(hosts, ports) { sockets.append(ports.map { host.open(port: $0) }) }
     let lengths = [4, 64, 500, 1472, 1473, 3000, 9000, 65_507]
     world.run(for: 40_000_000, every: 100_000) {
       for side in 0..<2 {
         let from = sockets[side][Int(random.below(8))]
         let length = random.below(20) == 0 ? 65_507 : lengths[Int(random.below(7))]
-        let to = UInt16(2000 + random.below(8))
+        let to = ports[1 - side][Int(random.below(8))]
         #expect(from.send(ledgers[1 - side].next(length), to: hosts[1 - side].address, to))
       }
       collect()
