@@ -35,6 +35,8 @@ extension ControlServer {
     case MN_REQUEST_RELOAD:
       try reload(connection)
       return []
+    case MN_REQUEST_CAPTURE:
+      return try startCapture(request, connection, name, &reply)
     default:
       throw .lie
     }

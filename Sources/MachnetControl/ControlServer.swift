@@ -25,6 +25,8 @@ public final class ControlServer: @unchecked Sendable {
   /// What engines are still letting go of.
   var departing: [Departure] = []
   var endpointCount = 0
+  /// One at a time.
+  var capture: ActiveCapture?
   var generation: UInt32 = 0
 
   private var nextConnection = Name.firstConnection
@@ -172,6 +174,7 @@ public final class ControlServer: @unchecked Sendable {
   /// Ends a connection and everything that lives by it.
   func disconnect(_ name: UInt64) {
     guard let connection = connections.removeValue(forKey: name) else { return }
+    endCapture(of: name)
     for identifier in connection.channels { remove(identifier) }
     log.debug("pid \(connection.pid) (\(connection.program)) is gone")
   }
@@ -422,7 +425,7 @@ struct Message {
     guard length == MemoryLayout<mn_request>.size, !isCut, raw.magic == MN_MAGIC,
       raw.version == UInt16(MN_ABI_VERSION),
       unsafe withUnsafeBytes(of: raw.reserved, { bytes in unsafe bytes.allSatisfy { $0 == 0 } }),
-      MN_REQUEST_HELLO...MN_REQUEST_RELOAD ~= Int(raw.kind)
+      MN_REQUEST_HELLO...MN_REQUEST_CAPTURE ~= Int(raw.kind)
     else { throw .lie }
     let carries = [MN_REQUEST_OPEN, MN_REQUEST_CONNECT].contains(Int(raw.kind)) ? 1 : 0
     guard descriptors.count == carries else { throw .lie }

@@ -41,6 +41,10 @@ extension Core {
     case .close:
       if endpoints[command.slot].isOpen && isLingering(command.slot) { return false }
       if endpoints[command.slot].isOpen { close(command.slot) }
+    case .capture:
+      capture = Capture(command.capture)
+      // Remembered routes know whether local deliveries are captured.
+      generation &+= 1
     }
     return true
   }

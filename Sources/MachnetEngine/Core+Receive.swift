@@ -9,6 +9,7 @@ extension Core {
   /// Takes the port's burst of `count` packets.
   @_noLocks
   mutating func receive(_ port: UInt32, count: Int) {
+    if capture.isOn { captureReceived(port, count: count) }
     var bytes = 0
     var index = 0
     while index < count {

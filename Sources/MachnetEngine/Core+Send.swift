@@ -1,6 +1,7 @@
 import CMachnetABI
 import MachnetChannel
 import MachnetMemory
+import MachnetWire
 
 /// What became of a datagram.
 enum Sent {
@@ -142,7 +143,24 @@ extension Core {
     case .refused:
       refuse(route.reason, from: slot)
       return .done
+    case .tapped:
+      return unsafe sendTapped(payload, length, envelope, route, from: slot)
     }
+  }
+
+  /// A local delivery while somebody captures.
+  @inline(never) @_noLocks
+  private mutating func sendTapped(
+    _ payload: UnsafeMutableRawPointer, _ length: Int, _ envelope: Envelope, _ route: Route, from slot: UInt32
+  ) -> Sent {
+    let sent = unsafe sendLocal(payload, length, envelope, route, from: slot)
+    // A datagram that was dropped was on the way, too, as on a loopback interface.
+    if sent == .done {
+      capture.addLocal(
+        unsafe Bytes(unsafe: payload, count: length), envelope, identification: identification, at: clock.realtime(at: now))
+      identification &+= 1
+    }
+    return sent
   }
 
   /// A datagram without a way: counted, and told to a connected sender as the kernel's loopback would.
@@ -260,7 +278,7 @@ extension Core {
         world: isEngines ? Demultiplexer.wire : netns, netns: isEngines ? 0 : netns, address: address, port: port,
         peerAddress: source, peerPort: endpoints[slot].localPort, endpoints)
       if receiver == none { return .refused(.noLocalReceiver) }
-      return Route(kind: .local, reason: .noRoute, target: receiver, source: source, interface: isEngines ? 0 : 1)
+      return Route(kind: capture.isOn ? .tapped : .local, reason: .noRoute, target: receiver, source: source, interface: isEngines ? 0 : 1)
     }
     return routeToPort(from: slot, to: address, source: source)
   }

@@ -46,6 +46,7 @@ struct Core: ~Copyable {
   let ports = Table<Port>(count: EngineLimits.ports)
   var portCount = 0
   var reassembly = Reassembly()
+  var capture = Capture(CaptureOrder())
   /// The daemon's other engines.
   let siblings: Table<Sibling>
   var siblingCount = 0

@@ -62,7 +62,8 @@ struct Endpoint {
 
 /// Where a datagram goes.
 struct Route: BitwiseCopyable {
-  enum Kind: UInt8 { case local, port, refused }
+  /// `tapped`: local, and captured.
+  enum Kind: UInt8 { case local, port, refused, tapped }
   var kind: Kind
   /// Why it goes nowhere.
   var reason: DropReason

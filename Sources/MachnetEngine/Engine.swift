@@ -167,6 +167,7 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
         // The frames are the port's once it has taken them: their lengths are looked at before.
         var bytes = 0
         for index in first..<first + count { bytes += Int(core.ports[port].queue[index].length) }
+        if core.capture.isOn { core.captureQueued(UInt32(port), count: count) }
         let taken = unsafe ports[port].transmit(core.ports[port].queue.base + first, count: count)
         for index in first + taken..<first + count { bytes -= Int(core.ports[port].queue[index].length) }
         core.departed(taken, bytes: bytes, UInt32(port))

@@ -159,6 +159,23 @@ public final class EngineControl: @unchecked Sendable {
     }
   }
 
+  /// Copies traffic into a capture's memory (`MN_PAGE + MN_CAPTURE_DATA` zeroed bytes) from now on, or into none.
+  ///
+  /// When the ticket is done, the engine has let go of the memory that it had before.
+  ///
+  /// - Parameters:
+  ///   - address: only frames from or to it, host byte order; 0: any.
+  ///   - port: likewise; 0: any.
+  ///   - snap: bytes of a frame that are kept.
+  public func capture(into base: UnsafeMutableRawPointer?, address: UInt32 = 0, port: UInt16 = 0, snap: Int = 0) throws(Refusal)
+    -> Ticket
+  {
+    try order { _ throws(Refusal) in
+      let order = unsafe CaptureOrder(base: base, address: address, port: port, snap: snap)
+      return Command(kind: .capture, slot: 0, capture: order)
+    }
+  }
+
   public func isDone(_ ticket: Ticket) -> Bool { mailbox.load(Mailbox.commandHead) >= ticket.number }
 
   /// Waits until an order has taken effect.

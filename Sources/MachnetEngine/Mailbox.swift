@@ -20,7 +20,7 @@ enum EngineLimits {
 /// not search.
 struct Command: BitwiseCopyable {
   enum Kind: UInt8 {
-    case addChannel, removeChannel, open, connect, close
+    case addChannel, removeChannel, open, connect, close, capture
   }
   var kind: Kind
   /// Of the channel (add, remove) or of the endpoint.
@@ -30,6 +30,8 @@ struct Command: BitwiseCopyable {
   // open: where it lives
   var channelSlot: UInt32 = 0
   var index: UInt32 = 0
+  // capture: what to keep, and where; nowhere: the end of it
+  var capture = CaptureOrder()
   // open, connect
   var identity = EndpointIdentity(localPort: 0, eventDescriptor: -1)
 }

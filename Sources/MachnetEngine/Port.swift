@@ -17,6 +17,8 @@ struct Port {
   let queue = Table<Packet>(count: Port.queueMax)
   var queueHead = 0
   var queueTail = 0
+  /// Up to where a capture has seen the queue: a frame that the port did not take is offered again.
+  var queueCaptured = 0
   /// Since when the port has taken nothing of what is queued; 0: it has.
   var blockedSince: UInt64 = 0
   /// The port took nothing for too long: frames are dropped until it takes one again.

@@ -7,7 +7,7 @@ import MachnetControl
 struct Machnet: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "machnet", abstract: "Runs programs over Machnet and shows what it does for them.",
-    subcommands: [Run.self, Status.self, Top.self, Explain.self, Inspect.self, Reload.self])
+    subcommands: [Run.self, Status.self, Top.self, Capture.self, Explain.self, Inspect.self, Reload.self])
 }
 
 /// Which daemon is meant.

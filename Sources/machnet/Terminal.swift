@@ -7,6 +7,12 @@ final class Signals {
   let descriptor: Int32
 
   init() throws(SystemError) { descriptor = try ControlServer.blockSignals() }
+
+  /// Whether one has come, or comes within so many milliseconds.
+  func isPending(within milliseconds: Int32) -> Bool {
+    var entry = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+    return unsafe poll(&entry, 1, milliseconds) > 0
+  }
 }
 
 /// A terminal in raw mode, on its alternate screen.

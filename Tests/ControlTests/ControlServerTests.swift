@@ -319,8 +319,8 @@ private func enterNewNetworkNamespace() -> Bool {
     ("magic", { $0.magic ^= 1 }),
     ("version", { $0.version += 1 }),
     ("kind 0", { $0.kind = 0 }),
-    ("kind 8", { $0.kind = 8 }),
-    ("reserved", { $0.reserved.6 = 1 }),
+    ("kind 9", { $0.kind = 9 }),
+    ("reserved", { $0.reserved.5 = 1 }),
     ("an open without its descriptor", { $0.kind = UInt16(MN_REQUEST_OPEN) }),
     ("a program name without an end", { unsafe withUnsafeMutableBytes(of: &$0.program) { unsafe _ = $0.initializeMemory(as: UInt8.self, repeating: 65) } }),
   ]

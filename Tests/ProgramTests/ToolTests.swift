@@ -138,5 +138,78 @@ extension OneAtATime {
         #expect(piped.status == 1 && piped.errors.contains("needs a terminal"))
       }
     }
+
+    /// Reads pcapng blocks strictly: (type, body) of each, byte order and lengths checked.
+    private func blocks(_ data: Data) throws -> [(type: UInt32, body: Data)] {
+      var blocks: [(UInt32, Data)] = []
+      func word(_ at: Int) -> UInt32 { (0..<4).reduce(0) { $0 | UInt32(data[at + $1]) << (8 * UInt32($1)) } }
+      var at = 0
+      while at < data.count {
+        let length = Int(word(at + 4))
+        guard length % 4 == 0, length >= 12, at + length <= data.count, word(at + length - 4) == word(at + 4) else {
+          throw Failure("a damaged block at \(at) of \(data.count)")
+        }
+        blocks.append((word(at), data[(at + 8)..<(at + length - 4)]))
+        at += length
+      }
+      return blocks
+    }
+
+    @Test("a capture shows what the wire cannot, and tcpdump reads it", arguments: [Topology.local, .pair])
+    func capture(_ topology: Topology) throws {
+      try withBench(topology) { bench in
+        let daemon = try #require(bench.serverDaemon)
+        let port = Bench.freshPort()
+        let server = try bench.server(Self.python, testProgram("blocking_echo.py"), "server", bench.address, "\(port)")
+        try server.waitBound(port)
+        let file = bench.directory.appending(path: "capture.pcapng")
+        let capture = try bench.start(
+          "capture", [product("machnet"), "capture", "--socket", daemon.socket.path, "--port", "\(port)", "--write", file.path])
+        // The file begins when the engines have begun.
+        try waitUntil("the capture", seconds: 20) {
+          guard capture.isRunning else { throw Failure(capture.story) }
+          return try FileManager.default.fileExists(atPath: file.path) && Data(contentsOf: file).count > 0
+        }
+        let second = try bench.start("second", [product("machnet"), "capture", "--socket", daemon.socket.path, "--write", "/dev/null"])
+        let refused = try second.wait(seconds: 20)
+        #expect(refused.status == 1 && refused.errors.contains("somebody else captures already"))
+
+        let client = try bench.client(
+          Self.python, testProgram("blocking_echo.py"), "client", bench.address, "\(port)", "50", "0,1,100,1472")
+        #expect(try client.wait(seconds: 20).output == "ok 50\n")
+        // All of it is in the file when its last frame is: 50 questions and 50 answers.
+        try waitUntil("every frame in the file", seconds: 20) {
+          (try? blocks(Data(contentsOf: file)))?.count { $0.type == 6 } == 100
+        }
+        capture.send(SIGINT)
+        let result = try capture.wait(seconds: 20)
+        #expect(result.status == 0 && result.errors == "100 frames recorded, 0 lost\n", "\(result.errors)")
+
+        let found = try blocks(Data(contentsOf: file))
+        #expect(found.first?.type == 0x0A0D_0D0A)
+        let interfaces = found.count { $0.type == 1 }
+        #expect(interfaces == (topology == .local ? 1 : 2))
+        #expect(found.suffix(interfaces).allSatisfy { $0.type == 5 }, "statistics of every interface at the end")
+        let text = try bench.command(["tcpdump", "-n", "-r", file.path]).split(separator: "\n")
+        #expect(text.count == 100)
+        #expect(text.allSatisfy { $0.contains("UDP, length ") && $0.contains("\(bench.address).\(port)") }, "\(text.first ?? "")")
+
+        // Live, to a reader that leaves.
+        let pipe = try bench.start(
+          "pipe", ["sh", "-c", "'\(product("machnet"))' capture --socket '\(daemon.socket.path)' --port \(port) --snap 64 | tcpdump -n -l -c 2 -r -"])
+        let asker = try bench.client(Self.python, testProgram("steady_sender.py"), bench.address, "\(port)")
+        let read = try pipe.wait(seconds: 20)
+        #expect(read.output.split(separator: "\n").count == 2 && read.errors.contains("frames recorded"), "\(read.errors)")
+        #expect(asker.isRunning && server.isRunning)
+        // Whoever may not look is told.
+        if getuid() == 0 {
+          try FileManager.default.setAttributes([.posixPermissions: 0o666], ofItemAtPath: daemon.socket.path)
+          let other = try bench.start(
+            "other", ["setpriv", "--reuid=65534", "--clear-groups", product("machnet"), "capture", "--socket", daemon.socket.path, "--write", "/dev/null"])
+          let denied = try other.wait(seconds: 20)
+          #expect(denied.status == 1 && denied.errors.contains("only root and the daemon's own user"), "\(denied.errors)")
+        }
+      }
+    }
   }
 }

@@ -250,6 +250,37 @@ MN_HOT static inline uint64_t mn_channel_size(uint32_t endpoint_capacity, uint32
   return mn_rings_offset(endpoint_capacity, endpoint_capacity, engine_count, tx_capacity, rx_capacity);
 }
 
+// ---------------------------------------------------------------------------------------------- captures
+
+#define MN_CAPTURE_INTERFACES 17u /* the ports of an engine, then its local deliveries */
+#define MN_CAPTURE_DATA 4194304u  /* bytes of the ring, a power of two */
+enum { MN_CAPTURE_LOCAL = 16, MN_CAPTURE_IN = 1, MN_CAPTURE_OUT = 2 };
+
+/// What one engine copies of its traffic while somebody captures; MN_CAPTURE_DATA bytes of records follow at MN_PAGE.
+/// The engine goes by its own copies of `tail` and the counters; what the reader writes to `head` it checks.
+struct mn_capture {
+  uint32_t magic, version;
+  uint32_t snap; /* bytes of a frame that are kept */
+  uint32_t interface_count; /* ports of the engine */
+  uint64_t reserved0[6];
+  uint64_t tail; /* engine: free-running, a multiple of 32 */
+  uint64_t reserved1[7];
+  uint64_t head; /* reader */
+  uint64_t reserved2[7];
+  uint64_t seen[MN_CAPTURE_INTERFACES];    /* engine: frames that the filter let through */
+  uint64_t dropped[MN_CAPTURE_INTERFACES]; /* engine: those of them that found the ring full */
+};
+
+/// Before each frame's bytes, which may wrap; padded to a multiple of 32.
+struct mn_capture_record {
+  uint32_t length;   /* bytes that are kept */
+  uint32_t original; /* bytes of the frame */
+  uint64_t timestamp; /* CLOCK_REALTIME, ns */
+  uint16_t interface, direction;
+  uint32_t reserved;
+  uint64_t reserved1;
+};
+
 // ---------------------------------------------------------------------------------------------- the control socket
 
 /// SOCK_SEQPACKET; one request, one reply, in order, except where "no reply" is said.
@@ -261,6 +292,7 @@ enum {
   MN_REQUEST_CLOSE = 5,    /* channel, endpoint, token; no reply */
   MN_REQUEST_STATUS = 6,   /* -> reply{size} + memfd with JSON text */
   MN_REQUEST_RELOAD = 7,   /* -> reply{status,size} + memfd with the message when status is not 0 */
+  MN_REQUEST_CAPTURE = 8,  /* peer, peer_port (0: any), snap -> one memfd with struct mn_capture per engine; ends with the connection */
 };
 
 enum {
@@ -277,7 +309,8 @@ struct mn_request {
   uint64_t token;
   struct mn_address peer;
   uint16_t peer_port; /* host byte order */
-  uint16_t reserved[7];
+  uint16_t snap; /* CAPTURE: bytes of a frame to keep */
+  uint16_t reserved[6];
   char program[MN_PROGRAM_MAX];
 };
 
@@ -330,6 +363,9 @@ _Static_assert(MN_HOST_ADDRESSES_MAX * sizeof(uint32_t) <= 4096, "directory host
 _Static_assert(MN_DIRECTORY_LOCAL == MN_DIRECTORY_RULES + 2 * MN_RULES_MAX * sizeof(struct mn_rule), "directory rules");
 _Static_assert(MN_DIRECTORY_SIZE == MN_DIRECTORY_LOCAL + MN_LOCAL_SLOTS * 8, "directory local endpoints");
 _Static_assert(sizeof(struct mn_engine_word) == 64, "engine word");
+_Static_assert(sizeof(struct mn_capture_record) == 32, "capture record");
+_Static_assert(sizeof(struct mn_capture) <= MN_PAGE && offsetof(struct mn_capture, tail) == 64, "capture header");
+_Static_assert(offsetof(struct mn_capture, head) == 128 && offsetof(struct mn_capture, seen) == 192, "capture header");
 _Static_assert(sizeof(struct mn_request) == 128, "request");
 _Static_assert(sizeof(struct mn_reply) == 64, "reply");
 
