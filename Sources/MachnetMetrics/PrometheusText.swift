@@ -48,6 +48,15 @@ public enum PrometheusText {
       engines.flatMap { engine in
         engine.drops.sorted { $0.key < $1.key }.map { ([("engine", "\(engine.index)"), ("reason", $0.key)], Double($0.value)) }
       })
+    // Sums over sessions would fall when one closes; the transport counts for all.
+    for name in Set(engines.flatMap(\.transport.keys)).sorted() {
+      page.add(
+        "machnet_transport_\(snake(name))_total", .counter, "Counted by the transport machnet.",
+        engines.compactMap { engine in engine.transport[name].map { ([("engine", "\(engine.index)")], Double($0)) } })
+    }
+    page.add(
+      "machnet_sessions", .gauge, "Sessions of the transport machnet.",
+      engines.map { engine in ([("engine", "\(engine.index)")], Double(engine.sessions.count)) })
     page.add(
       "machnet_neighbours", .gauge, "Entries of an interface's neighbour table.",
       report.interfaces.flatMap { interface in

@@ -65,6 +65,20 @@ func readable(_ report: StatusReport) -> String {
           listed(drops: engine.drops),
         ]
       }))
+  let sessions = report.engines.flatMap { engine in engine.sessions.map { (engine.index, $0) } }
+  if !sessions.isEmpty {
+    parts.append(
+      table(
+        "SESSIONS",
+        ["ENGINE>", "LOCAL", "REMOTE", "THERE>", "STATE", "RTT us>", "LEAST us>", "CWND>", "IN FLIGHT>", "SENT>", "RECEIVED>", "AGAIN>"],
+        sessions.map { engine, session in
+          [
+            "\(engine)", session.local, session.remote, "\(session.remoteEngine)", session.state,
+            tenths(session.smoothedRttMicroseconds), tenths(session.minimumRttMicroseconds), tenths(session.congestionWindow),
+            "\(session.inFlight)", "\(session.packetsSent)", "\(session.packetsReceived)", "\(session.retransmissions)",
+          ]
+        }))
+  }
   if !report.interfaces.isEmpty {
     parts.append(
       table(
@@ -99,6 +113,11 @@ private func heading(_ daemon: StatusReport.DaemonStatus) -> String {
 /// `12 (3.4K)`: datagrams and bytes.
 private func amount(_ amount: StatusReport.Amount) -> String {
   amount.datagrams == 0 ? "0" : "\(amount.datagrams) (\(size(amount.bytes)))"
+}
+
+private func tenths(_ value: Double) -> String {
+  let whole = Int((value * 10).rounded())
+  return "\(whole / 10).\(whole % 10)"
 }
 
 /// Bytes with three significant digits and a binary prefix.
