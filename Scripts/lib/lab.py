@@ -126,7 +126,8 @@ class Process:
 class Daemon:
     """A machnetd with a generated config."""
 
-    def __init__(self, lab, name, flows, engine_cpus, interface=None, namespace=None, polling="adaptive", extra=""):
+    def __init__(self, lab, name, flows, engine_cpus, interface=None, namespace=None, polling="adaptive", extra="",
+                 transport="udp"):
         self.lab, self.namespace = lab, namespace
         self.config = os.path.join(lab.directory, name + ".yaml")
         self.socket = os.path.join(lab.directory, name + ".sock")
@@ -137,7 +138,7 @@ class Daemon:
         lines += ["engine:", f"  cpus: [{', '.join(map(str, engine_cpus))}]", f"  polling: {polling}"]
         lines += [extra] if extra else []
         lines += [f"control: {{ socket: {self.socket} }}", "flows:"]
-        lines += [f"  - {{ match: {{ {flow} }}, path: machnet, transport: udp }}" for flow in flows]
+        lines += [f"  - {{ match: {{ {flow} }}, path: machnet, transport: {transport} }}" for flow in flows]
         with open(self.config, "w") as file:
             file.write("\n".join(lines) + "\n")
         self.process = lab.spawn("machnetd-" + name, [lab.tool("machnetd"), "--config", self.config],
