@@ -46,7 +46,7 @@ extension ControlServer {
       interfaces: engine.options.interfaces.map(\.name), drops: named(counters.drops),
       counters: Dictionary(uniqueKeysWithValues: values),
       transport: Dictionary(
-        uniqueKeysWithValues: engine.transportCounters().filter { $0.count != 0 }.map { ("\($0.counter)", $0.count) }),
+        uniqueKeysWithValues: engine.transportCounters().filter { $0.count != 0 }.map { (snakeCase("\($0.counter)"), $0.count) }),
       sessions: engine.sessions().map(status(of:)))
   }
 

@@ -39,7 +39,7 @@ public struct StatusReport: Codable, Sendable {
     public var drops: [String: UInt64]
     /// What the engine counts, `EngineCounter` by name: `rxPackets`. In JSON, keys of the engine itself: `rx_packets`.
     public var counters: [String: UInt64]
-    /// What the transport machnet counts, `TransportCounter` by name; what never occurred is left out.
+    /// What the transport machnet counts, `TransportCounter` by name: `messages_sent`; what never occurred is left out.
     public var transport: [String: UInt64]
     /// Of the transport machnet.
     public var sessions: [SessionStatus]

@@ -13,6 +13,8 @@ enum Topology: String, CaseIterable, CustomTestStringConvertible {
   case local
   /// Two daemons joined by memif.
   case pair
+  /// The same with transport machnet: over a session between the engines.
+  case sessions
   /// An engine on one end of a veth, the kernel on the other; the server or the client is the one on the engine.
   case wireServer, wireClient
 
@@ -25,7 +27,7 @@ enum Topology: String, CaseIterable, CustomTestStringConvertible {
     return allCases.filter { (chosen?.contains($0.rawValue) ?? true) && (!$0.needsRoot || isRoot) }
   }()
   /// Those in which the programs can have a TCP connection, too: a pair's goes over a veth.
-  static let besideTCP = available.filter { $0 != .pair || isRoot }
+  static let besideTCP = available.filter { ![.pair, .sessions].contains($0) || isRoot }
 }
 
 let isRoot = geteuid() == 0
@@ -125,7 +127,7 @@ final class Bench {
 
   private func set(up topology: Topology, flows: [String]?, besideTCP: Bool) throws {
     let remote = topology == .local ? "127.0.0.0/8" : "10.77.0.0/24"
-    let flows = flows ?? ["{ match: { remote: \"\(remote)\" }, path: machnet, transport: udp }"]
+    let flows = flows ?? ["{ match: { remote: \"\(remote)\" }, path: machnet, transport: \(topology == .sessions ? "machnet" : "udp") }"]
     func interface(_ address: String, _ device: String) -> String {
       "{ name: net0, address: \(address)/24, device: { vdev: \"\(device)\" }, queues: 1 }"
     }
@@ -137,7 +139,7 @@ final class Bench {
     case .local:
       serverDaemon = try Daemon("local", flows: flows, in: self)
       clientDaemon = serverDaemon
-    case .pair:
+    case .pair, .sessions:
       address = Self.serverAddress
       // Where a kernel has to carry a TCP connection between the same addresses, there must be one on each side.
       if besideTCP { (serverNamespace, clientNamespace) = try veth(Self.serverAddress, Self.clientAddress) }

@@ -18,6 +18,7 @@ struct Status: Decodable {
   }
   struct Engine: Decodable {
     let localDatagrams, rxPackets, txPackets: Int
+    let transport: [String: Int]
   }
   let sockets: [Socket]
   let engines: [Engine]
@@ -30,6 +31,10 @@ struct Status: Decodable {
 
   /// Datagrams between sockets of this daemon that its engines have carried since their start.
   var local: Int { engines.reduce(0) { $0 + $1.localDatagrams } }
+  /// Messages over its sessions, both directions.
+  var messages: Int {
+    engines.reduce(0) { $0 + ($1.transport["messages_sent"] ?? 0) + ($1.transport["messages_received"] ?? 0) }
+  }
   /// Packets on its interfaces, both directions.
   var onTheWire: Int { engines.reduce(0) { $0 + $1.rxPackets + $1.txPackets } }
 }
@@ -44,7 +49,7 @@ extension Bench {
     let daemons = [serverDaemon, clientDaemon === serverDaemon ? nil : clientDaemon].compactMap { $0 }
     for daemon in daemons {
       let status = try daemon.status(in: self)
-      let carried = topology == .local ? status.local : status.onTheWire
+      let carried = topology == .local ? status.local : topology == .sessions ? status.messages : status.onTheWire
       #expect(carried >= least, "machnetd \(daemon.program.name)", sourceLocation: sourceLocation)
       guard let name, daemon === serverDaemon else { continue }
       let open = status.sockets.filter { $0.program.hasPrefix(name) }
