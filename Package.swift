@@ -166,7 +166,8 @@ let package = Package(
       name: "TransportTests", dependencies: ["MachnetSimulation", "MachnetTransport", "MachnetWire"],
       swiftSettings: strict),
     .testTarget(
-      name: "SimulationTests", dependencies: ["EngineBench", "MachnetEngine", "MachnetSimulation", "MachnetWire"],
+      name: "SimulationTests",
+      dependencies: ["EngineBench", "MachnetEngine", "MachnetSimulation", "MachnetTransport", "MachnetWire"],
       swiftSettings: strict),
     // Real programs, run as a user runs them; needs the built products, not the modules.
     .testTarget(name: "ProgramTests", swiftSettings: strict),

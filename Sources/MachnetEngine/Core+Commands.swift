@@ -113,6 +113,7 @@ extension Core {
       takeOff(slot, at: place)
     }
     demultiplexer.remove(slot, endpoints)
+    if endpoints[slot].parking != none { unpark(slot) }
     clearBit(&channels[endpoints[slot].channel].open, endpoints[slot].index)
     endpoints[slot].isOpen = false
     generation &+= 1

@@ -221,6 +221,23 @@ extension Core {
       endpoints[receiver].isSlow = false
     }
     guard let record = endpoints[receiver].writer.reserve(length) else { return false }
+    unsafe fill(record, payload, envelope, interface: interface)
+    endpoints[receiver].writer.commit(record)
+    count(length, deliveredTo: receiver)
+    return true
+  }
+
+  /// Counts a datagram that was put into an RX ring, to be published with the burst.
+  @inline(__always) @_noLocks
+  mutating func count(_ length: Int, deliveredTo receiver: UInt32) {
+    endpoints[receiver].burstDatagrams &+= 1
+    endpoints[receiver].burstBytes &+= UInt32(truncatingIfNeeded: length)
+    touch(receiver)
+  }
+
+  /// Writes a record as the application reads it; its length says how much of `payload` there is.
+  @inline(__always) @_noLocks
+  func fill(_ record: Record, _ payload: UnsafeMutableRawPointer, _ envelope: Envelope, interface: UInt32) {
     // `reserve` has set the length and the kind: the first six bytes.
     let header = unsafe record.base
     unsafe header.storeBytes(of: Core.receiveFlags, toByteOffset: 6, as: UInt16.self)
@@ -238,12 +255,7 @@ extension Core {
     unsafe header.storeBytes(of: 0, toByteOffset: 48, as: UInt64.self)
     unsafe header.storeBytes(of: Core.mappedPrefix, toByteOffset: 56, as: UInt32.self)
     unsafe header.storeBytes(of: envelope.destination.bigEndian, toByteOffset: 60, as: UInt32.self)
-    unsafe record.payload.copyMemory(from: payload, byteCount: length)
-    endpoints[receiver].writer.commit(record)
-    endpoints[receiver].burstDatagrams &+= 1
-    endpoints[receiver].burstBytes &+= UInt32(truncatingIfNeeded: length)
-    touch(receiver)
-    return true
+    unsafe record.payload.copyMemory(from: payload, byteCount: record.length)
   }
 
   /// The third word of a v4-mapped address, as it lies in memory (RFC 4291, 2.5.5.2).

@@ -23,6 +23,18 @@ extension Core {
     var remotePort: UInt16
   }
 
+  /// Messages that have arrived, and wait for room in their receiver's RX ring.
+  struct Parking {
+    var isUsed: Bool
+    var endpoint: UInt32
+    var writer: RingWriter
+    var reader: RingReader
+  }
+
+  static var parkingMax: Int { @_noLocks get { 16 } }
+  /// What a window of small messages takes in records, twice.
+  static var parkingCapacity: UInt32 { @_noLocks get { 1 << 20 } }
+  static var parkingStride: Int { @_noLocks get { MemoryLayout<mn_ring>.size &+ Int(Core.parkingCapacity) } }
   static var toldMax: Int { @_noLocks get { 256 } }
   static var pausedMax: Int { @_noLocks get { 256 } }
   /// IPv4 and UDP headers, bytes.
@@ -101,6 +113,7 @@ extension Core {
   /// Sends what the transports have to send, as far as there are packets for it.
   @_noLocks
   mutating func pumpSessions() {
+    if parkingCount != 0 { emptyParkings() }
     if toldCount != 0 { tellResumed() }
     var port: UInt32 = 0
     while Int(port) < portCount {
@@ -221,19 +234,90 @@ extension Core {
     let envelope = Envelope(
       source: message.remoteAddress, destination: message.localAddress, sourcePort: message.remotePort,
       destinationPort: message.localPort, ttl: message.ttl, tos: message.tos)
-    let isTaken = unsafe deliver(
-      payload.base, payload.count, envelope, interface: ports[port].interface, to: receiver)
-    if !isTaken { dropReceived(.receiveRingFull, receiver) }
-    // What is on its way already has to find room, too: a window of packets, four times as large in a ring at worst.
-    if endpoints[receiver].writer.written > UInt64(endpoints[receiver].rxCapacity / 4) {
+    let interface = ports[port].interface
+    // What waits already comes first.
+    let isTaken =
+      unsafe endpoints[receiver].parking == none
+      && deliver(payload.base, payload.count, envelope, interface: interface, to: receiver)
+    if !isTaken { park(payload, envelope, interface: interface, for: receiver) }
+    if !isTaken || endpoints[receiver].writer.written > UInt64(endpoints[receiver].rxCapacity / 2) {
       pause(receiver, message.session, port)
     }
+  }
+
+  /// Keeps a message until its receiver has room: what was on its way before the pause reached its sender.
+  @inline(never) @_noLocks
+  private mutating func park(_ payload: Bytes, _ envelope: Envelope, interface: UInt32, for receiver: UInt32) {
+    if endpoints[receiver].parking == none {
+      var free: UInt32 = 0
+      while Int(free) < Core.parkingMax && parkings[free].isUsed { free &+= 1 }
+      if Int(free) == Core.parkingMax {
+        dropReceived(.receiveRingFull, receiver)
+        return
+      }
+      // Its memory may hold indices of an earlier use; both sides start from equal ones.
+      let base = unsafe UnsafeMutableRawPointer(parkingMemory.base + Int(free) &* Core.parkingStride)
+      unsafe base.storeBytes(of: 0, toByteOffset: 0, as: UInt64.self)
+      unsafe base.storeBytes(of: 0, toByteOffset: 64, as: UInt64.self)
+      parkings[free] = unsafe Parking(
+        isUsed: true, endpoint: receiver, writer: RingWriter(unsafe: base, capacity: Core.parkingCapacity),
+        reader: RingReader(unsafe: base, capacity: Core.parkingCapacity))
+      endpoints[receiver].parking = free
+      parkingCount &+= 1
+    }
+    let place = endpoints[receiver].parking
+    guard let record = parkings[place].writer.reserve(payload.count) else {
+      dropReceived(.receiveRingFull, receiver)
+      return
+    }
+    unsafe fill(record, payload.base, envelope, interface: interface)
+    parkings[place].writer.commit(record)
+    parkings[place].writer.publish()
+  }
+
+  /// Moves what waits into RX rings that have room.
+  @inline(never) @_noLocks
+  private mutating func emptyParkings() {
+    var place: UInt32 = 0
+    while Int(place) < Core.parkingMax {
+      if parkings[place].isUsed { empty(parking: place) }
+      place &+= 1
+    }
+    flushTouched()
+  }
+
+  @_noLocks
+  private mutating func empty(parking place: UInt32) {
+    let receiver = parkings[place].endpoint
+    while case .record(let waiting) = parkings[place].reader.peek() {
+      guard let record = endpoints[receiver].writer.reserve(waiting.length) else {
+        parkings[place].reader.publish()
+        return
+      }
+      unsafe record.base.copyMemory(from: waiting.base, byteCount: Int(MN_RECORD_HEADER) &+ waiting.length)
+      endpoints[receiver].writer.commit(record)
+      count(waiting.length, deliveredTo: receiver)
+      parkings[place].reader.advance(waiting)
+    }
+    unpark(receiver)
+  }
+
+  /// Gives an endpoint's waiting place back, with whatever is left in it.
+  @_noLocks
+  mutating func unpark(_ slot: UInt32) {
+    parkings[endpoints[slot].parking].isUsed = false
+    endpoints[slot].parking = none
+    parkingCount &-= 1
   }
 
   /// Asks a peer to send no more for a socket of ours, once.
   @inline(never) @_noLocks
   private mutating func pause(_ endpoint: UInt32, _ session: UInt32, _ port: UInt32) {
-    if endpoints[endpoint].writer.pending <= UInt64(endpoints[endpoint].rxCapacity / 4) { return }
+    if endpoints[endpoint].parking == none
+      && endpoints[endpoint].writer.pending <= UInt64(endpoints[endpoint].rxCapacity / 2)
+    {
+      return
+    }
     let generation = transports[port].generation(session)
     var place = 0
     while place < toldCount {
@@ -262,7 +346,8 @@ extension Core {
       let isAlive = transports[it.port].generation(it.session) == it.generation
       let hasRoom =
         !isSame || !isAlive
-        || endpoints[it.endpoint].writer.pending <= UInt64(endpoints[it.endpoint].rxCapacity / 16)
+        || endpoints[it.endpoint].parking == none
+          && endpoints[it.endpoint].writer.pending <= UInt64(endpoints[it.endpoint].rxCapacity / 8)
       if hasRoom
         && (!isAlive || transports[it.port].tell(it.session, .resume, localPort: it.localPort, remotePort: 0, now: now))
       {
@@ -318,7 +403,7 @@ extension Core {
   /// When the next timer of a session is due, ns; `UInt64.max`: there is none.
   var sessionTimeout: UInt64 {
     @_noLocks get {
-      var due = toldCount != 0 ? now &+ 100_000 : UInt64.max
+      var due = toldCount != 0 || parkingCount != 0 ? now &+ 100_000 : UInt64.max
       var port = 0
       while port < portCount {
         due = min(due, transports[port].nextTimeout)

@@ -36,6 +36,7 @@ struct Core: ~Copyable {
   /// Slots of endpoints whose TX ring is looked at in every iteration.
   let active = Table<UInt32>(count: EngineLimits.endpoints)
   var activeCount = 0
+  var serveFirst = 0
   /// Slots of endpoints whose RX ring has something that is not yet published.
   let touched = Table<UInt32>(count: Core.touchedMax)
   var touchedCount = 0
@@ -57,6 +58,10 @@ struct Core: ~Copyable {
   /// Our sockets that have no room, and who was told so.
   let told = Table<Told>(count: Core.toldMax)
   var toldCount = 0
+  /// Rings of our own for messages whose receivers have no room.
+  let parkings = Table<Parking>(count: Core.parkingMax)
+  let parkingMemory = Table<UInt8>(count: Core.parkingMax * Core.parkingStride)
+  var parkingCount = 0
   /// Remote sockets that have no room.
   let paused = Table<Paused>(count: Core.pausedMax)
   var pausedCount = 0
@@ -111,6 +116,8 @@ struct Core: ~Copyable {
     }
     transports.release()
     told.release()
+    parkings.release()
+    parkingMemory.release()
     paused.release()
     ports.release()
     channels.release()
@@ -202,11 +209,23 @@ struct Core: ~Copyable {
   /// - Returns: whether anything was sent.
   @_noLocks
   mutating func serveActive() -> Bool {
+    // Each time another one is the first: where a session or a port has room for few, it is not always the same who
+    // finds it full.
+    serveFirst = serveFirst &+ 1 < activeCount ? serveFirst &+ 1 : 0
+    let first = serveFirst
+    var progress = serveActive(from: first, to: activeCount)
+    if first != 0 && serveActive(from: 0, to: min(first, activeCount)) { progress = true }
+    return progress
+  }
+
+  /// Visits the active endpoints at these places, or what stands there after some have left.
+  @inline(__always) @_noLocks
+  private mutating func serveActive(from first: Int, to end: Int) -> Bool {
     var progress = false
-    var place = 0
+    var place = first
     // With few active endpoints a look costs nothing worth saving; with many, the idle ones must leave soon.
     let patience: UInt32 = activeCount <= 32 ? 16_384 : 64
-    while place < activeCount {
+    while place < min(end, activeCount) {
       let slot = active[place]
       if serve(slot) { progress = true }
       // A fault in `serve` may have emptied the place.

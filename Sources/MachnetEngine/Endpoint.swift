@@ -49,6 +49,9 @@ struct Endpoint {
   /// How much of the record at the head of the TX ring a session has accepted; nil: nothing.
   var sending: Transport.Progress? = nil
 
+  /// Where its messages wait for room in the RX ring; `none`: nowhere.
+  var parking = none
+
   /// The last answer of `route`, and what it was an answer to.
   var routeAddress: UInt32 = 0
   var routePort: UInt16 = 0

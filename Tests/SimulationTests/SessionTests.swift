@@ -1,0 +1,204 @@
+import EngineBench
+import MachnetEngine
+import MachnetSimulation
+import MachnetTransport
+import Testing
+
+/// The transport machnet inside real engines, in virtual time.
+@Suite struct SessionsOfEngines {
+  private func world(_ seed: UInt64 = runSeed, engines: Int = 1) -> (SimulatedWorld, SimulatedHost, SimulatedHost) {
+    let world = SimulatedWorld(seed: seed)
+    return (world, world.addHost(engines: engines), world.addHost(engines: engines))
+  }
+
+  private func count(_ host: SimulatedHost, _ counter: TransportCounter) -> UInt64 {
+    host.controls.reduce(0) { sum, control in
+      sum + control.transportCounters().reduce(0) { $1.counter == counter ? $0 + $1.count : $0 }
+    }
+  }
+
+  /// Everything that can be had of a socket.
+  private func drain(_ socket: Application, _ ledger: inout Ledger) {
+    while let datagram = socket.receive() { ledger.take(datagram.payload) }
+  }
+
+  @Test func `a datagram crosses whole, with its addresses, and comes back`() {
+    let (world, a, b) = world()
+    let alice = a.open(port: 1000)
+    let bob = b.open(port: 2000)
+    for length in [0, 1, 64, 1420, 1421, 9000, 65_507] {
+      let payload = (0..<length).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ length) }
+      #expect(alice.send(payload, to: b.address, 2000, ttl: 9, tos: 0x20, machnet: true))
+      world.run(for: 10_000_000)
+      let got = bob.receive()
+      #expect(got?.payload == payload, "length \(length)")
+      #expect(got?.remote == a.address && got?.remotePort == 1000 && got?.local == b.address && got?.ttl == 9)
+      #expect(got?.tos == 0x20)
+      #expect(bob.send(payload, to: a.address, 1000, machnet: true))
+      world.run(for: 10_000_000)
+      #expect(alice.receive()?.payload == payload, "length \(length)")
+    }
+    #expect(count(a, .sessionsOpened) == 1, "one session for both directions")
+    #expect(a.drops.isEmpty && b.drops.isEmpty, "\(a.drops) \(b.drops)")
+    #expect(world.end())
+  }
+
+  @Test func `loss, duplication and reordering: nothing is missing and nothing comes twice`() {
+    for (engines, offset) in [(1, 0), (2, 1), (4, 2)] as [(Int, UInt64)] {
+      let seed = runSeed &+ offset
+      let (world, a, b) = world(seed, engines: engines)
+      world.network.faults = Faults(loss: 0.05, duplication: 0.02, reordering: 0.05, corruption: 0.01)
+      let senders = (0..<8).map { a.open(port: UInt16(1000 + $0)) }
+      let receivers = (0..<8).map { b.open(port: UInt16(2000 + $0)) }
+      var ledger = Ledger()
+      var random = RandomStream(seed: seed, name: "applications")
+      world.run(for: 20_000_000, every: 50_000) {
+        let length = random.below(20) == 0 ? 65_507 : 4 + Int(random.below(3000))
+        let sender = senders[Int(random.below(8))]
+        let payload = Ledger.payload(ledger.sent, length)
+        if sender.send(payload, to: b.address, UInt16(2000 + random.below(8)), machnet: true) { ledger.sent += 1 }
+        for socket in receivers { drain(socket, &ledger) }
+      }
+      world.network.faults = .none
+      world.run(for: 200_000_000, every: 1_000_000) { for socket in receivers { drain(socket, &ledger) } }
+      #expect(ledger.broken.isEmpty, "seed \(seed): \(ledger.broken)")
+      #expect(ledger.arrivals.count == Int(ledger.sent), "seed \(seed), \(engines) engines")
+      #expect(ledger.arrivals.values.allSatisfy { $0 == 1 }, "seed \(seed)")
+      #expect(world.end(), "seed \(seed)")
+    }
+  }
+
+  @Test func `a peer that is no Machnet refuses, and the sender hears of it`() {
+    let (world, a, _) = world()
+    // There is a host at 10.0.0.2 whose engine answers to other session ports only: what it gets is for nobody.
+    let stranger = world.addHost(engines: 1) {
+      $0.transport.portBase = 50_000
+    }
+    let alice = a.open(port: 1000, address: a.address, peer: (stranger.address, 2000))
+    #expect(alice.send([1, 2, 3], to: stranger.address, 2000, machnet: true))
+    world.run(for: 100_000_000)
+    #expect(alice.takeError() == 111)
+    #expect(a.count(.peerRefused) == 1 && count(a, .connectsRefused) == 1)
+    #expect(world.end())
+  }
+
+  @Test func `a peer that does not answer costs a sender half a second, once`() {
+    let (world, a, b) = world()
+    let alice = a.open(port: 1000)
+    let carol = b.open(port: 2000)
+    _ = carol
+    // So that its neighbour is known and its engine is not heard any more.
+    #expect(alice.send([1], to: b.address, 2000))
+    world.run(for: 10_000_000)
+    world.network.setPartition(true, from: b.number, to: a.number)
+    for _ in 0..<100 { #expect(alice.send([1, 2, 3], to: b.address, 2000, machnet: true)) }
+    world.run(for: 600_000_000)
+    #expect(a.count(.peerRefused) == 100 && count(a, .connectsFailed) == 1)
+    world.network.setPartition(false, from: b.number, to: a.number)
+    world.run(for: 1_100_000_000)
+    while carol.receive() != nil {}
+    #expect(alice.send([4], to: b.address, 2000, machnet: true))
+    world.run(for: 50_000_000)
+    #expect(carol.receive()?.payload == [4])
+    #expect(world.end())
+  }
+
+  @Test func `a host that was restarted is reached again, and what died with it is counted`() {
+    let (world, a, b) = world()
+    let alice = a.open(port: 1000)
+    var bob = b.open(port: 2000)
+    #expect(alice.send([1], to: b.address, 2000, machnet: true))
+    world.run(for: 10_000_000)
+    #expect(bob.receive()?.payload == [1])
+    b.restart()
+    bob = b.open(port: 2000)
+    // The first word to the new daemon is about a session that it does not know: its reset ends the old one.
+    #expect(alice.send([2], to: b.address, 2000, machnet: true))
+    world.run(for: 300_000_000)
+    #expect(count(a, .sessionsReset) == 1 && a.count(.sessionLost) == 1)
+    #expect(bob.receive() == nil)
+    #expect(alice.send([3], to: b.address, 2000, machnet: true))
+    world.run(for: 50_000_000)
+    #expect(bob.receive()?.payload == [3])
+    #expect(world.end())
+  }
+
+  @Test func `a restarted host that speaks first is believed at once`() {
+    let (world, a, b) = world()
+    let alice = a.open(port: 1000)
+    var bob = b.open(port: 2000)
+    #expect(alice.send([1], to: b.address, 2000, machnet: true))
+    world.run(for: 10_000_000)
+    b.restart()
+    bob = b.open(port: 2000)
+    #expect(bob.send([7], to: a.address, 1000, machnet: true))
+    world.run(for: 50_000_000)
+    #expect(alice.receive()?.payload == [7])
+    #expect(count(a, .sessionsRestarted) == 1)
+    #expect(alice.send([8], to: b.address, 2000, machnet: true))
+    world.run(for: 50_000_000)
+    #expect(bob.receive()?.payload == [8])
+    #expect(world.end())
+  }
+
+  @Test func `a socket that is not there is reported to a connected sender`() {
+    let (world, a, b) = world()
+    let alice = a.open(port: 1000, address: a.address, peer: (b.address, 2001))
+    #expect(alice.send([1], to: b.address, 2001, machnet: true))
+    world.run(for: 20_000_000)
+    #expect(alice.takeError() == 111 && b.count(.udpNoReceiver) == 1)
+    #expect(world.end())
+  }
+
+  @Test func `a socket that never reads pauses its senders only`() {
+    let (world, a, b) = world()
+    let toSlow = a.open(port: 1000)
+    let toFast = a.open(port: 1001)
+    let slow = b.open(port: 2000)
+    let fast = b.open(port: 2001)
+    var fastCount = 0
+    func run(alone: Bool) -> Int {
+      fastCount = 0
+      world.run(for: 20_000_000, every: 20_000) {
+        if !alone { while toSlow.send([UInt8](repeating: 1, count: 1000), to: b.address, 2000, machnet: true) {} }
+        while toFast.send([UInt8](repeating: 2, count: 1000), to: b.address, 2001, machnet: true) {}
+        while fast.receive() != nil { fastCount += 1 }
+      }
+      return fastCount
+    }
+    let alone = run(alone: true)
+    let beside = run(alone: false)
+    #expect(alone > 1000)
+    // While the slow one's ring still takes something, both share the way; then the fast one has it alone.
+    let after = run(alone: false)
+    #expect(after * 100 >= alone * 95, "alone \(alone), beside \(beside), then \(after)")
+    #expect(b.count(.receiveRingFull) == 0, "the pause came too late")
+    // It reads again: what waited arrives.
+    var slowCount = 0
+    world.run(for: 50_000_000, every: 50_000) {
+      while slow.receive() != nil { slowCount += 1 }
+      while fast.receive() != nil {}
+    }
+    #expect(slowCount > 300, "\(slowCount) \(a.drops) \(b.drops) \(count(b, .acksSent))")
+    #expect(world.end())
+  }
+
+  @Test func `sessions of several engines stay on the engines where their packets land`() {
+    let (world, a, b) = world(engines: 4)
+    let senders = (0..<4).map { a.open(port: UInt16(1000 + $0), home: $0) }
+    let bob = b.open(port: 2000)
+    for (number, sender) in senders.enumerated() {
+      #expect(sender.send([UInt8(number)], to: b.address, 2000, machnet: true))
+    }
+    world.run(for: 100_000_000)
+    var got: Set<UInt8> = []
+    while let datagram = bob.receive() { got.insert(datagram.payload[0]) }
+    #expect(got == [0, 1, 2, 3])
+    for control in a.controls {
+      #expect(control.sessions().count == 1)
+      #expect(control.sessions().allSatisfy { Int($0.remoteEngine) == Int(control.options.index) })
+    }
+    #expect(count(a, .unknownTag) == 0 && count(b, .unknownTag) == 0)
+    #expect(world.end())
+  }
+}
