@@ -17,12 +17,13 @@ enum ParsedName {
 }
 
 extension Name {
-  /// Reads a caller's `sockaddr_in`, or a `sockaddr_in6` with a v4-mapped or wildcard address.
+  /// Reads a caller's `sockaddr_in` (which AF_INET6 sockets send to as well), or a `sockaddr_in6` with a v4-mapped or
+  /// wildcard address.
   static func parse(_ address: UnsafeRawPointer?, _ length: UInt32, domain: Int32) -> ParsedName {
     guard let address = unsafe address, length >= 16 else { return .other }
     let family = unsafe Int(address.loadUnaligned(as: UInt16.self))
     let port = unsafe UInt16(bigEndian: address.loadUnaligned(fromByteOffset: 2, as: UInt16.self))
-    if family == MN_AF_INET && domain == Int32(MN_AF_INET) {
+    if family == MN_AF_INET {
       return unsafe .ipv4(
         Name(address: UInt32(bigEndian: address.loadUnaligned(fromByteOffset: 4, as: UInt32.self)), port: port))
     }

@@ -73,16 +73,43 @@ extension Epoll {
       unsafe freeEpolls = epoll
       return nil
     }
+    unsafe findTwins(epoll)
     return unsafe epoll
+  }
+
+  /// Other descriptors of an epoll that the program made before there was anything of ours in it.
+  private static func findTwins(_ epoll: EpollPointer) {
+    let entry = UnsafeMutableRawPointer(epoll)
+    var found = true
+    while found {
+      found = false
+      for index in 0..<mn_twin_count() {
+        var from: Int32 = -1
+        var to: Int32 = -1
+        guard unsafe mn_twin_get(index, &from, &to) else { continue }
+        let isFrom = unsafe mn_table_get(from) == entry
+        let other = isFrom ? to : from
+        // (A twin of a twin is found in the next round.)
+        guard unsafe isFrom || mn_table_get(to) == entry, unsafe mn_table_get(other) == nil, unsafe mn_table_set(other, entry)
+        else { continue }
+        unsafe epoll.pointee.descriptors += 1
+        found = true
+      }
+    }
   }
 
   /// The program closes an epfd. Its watches end with the last descriptor.
   static func closing(_ epoll: EpollPointer, _ fd: Int32) {
     guard let process = unsafe process, unsafe Lock.acquire(&process.pointee.lock) else { return }
     defer { unsafe Lock.release(&process.pointee.lock) }
+    // Another thread may be closing the same number: only one of them finds the entry.
+    guard unsafe mn_table_get(fd) == UnsafeMutableRawPointer(epoll) else { return }
     _ = mn_table_set(fd, nil)
     unsafe epoll.pointee.descriptors &-= 1
-    if unsafe epoll.pointee.descriptors != 0 { return }
+    if unsafe epoll.pointee.descriptors != 0 {
+      if unsafe epoll.pointee.epfd == fd { unsafe epoll.pointee.epfd = otherDescriptor(epoll) }
+      return
+    }
     unsafe process.pointee.sockets.forEach { socket in
       var at = unsafe socket.pointee.watches
       while let watch = unsafe at {
@@ -95,17 +122,25 @@ extension Epoll {
     unsafe freeEpolls = epoll
   }
 
+  /// Another descriptor of an epoll that has one.
+  private static func otherDescriptor(_ epoll: EpollPointer) -> Int32 {
+    for fd in 0..<Int32(bitPattern: mn_table_size()) where unsafe mn_table_get(fd) == UnsafeMutableRawPointer(epoll) { return fd }
+    return -1
+  }
+
   func isHot(_ watch: WatchPointer) -> Bool {
     for index in 0..<16 where unsafe hot[index] == watch { return true }
     return false
   }
 
+  @inline(never)
   mutating func warm(_ watch: WatchPointer) {
     if unsafe isHot(watch) { return }
     unsafe hot[hotNext & 15] = watch
     hotNext &+= 1
   }
 
+  @inline(never)
   mutating func cool(_ watch: WatchPointer) {
     for index in 0..<16 where unsafe hot[index] == watch { unsafe hot[index] = nil }
   }
@@ -189,6 +224,7 @@ extension Watch {
   }
 
   /// The caller holds the process's lock.
+  @inline(never)
   static func remove(_ watch: WatchPointer) {
     let socket = unsafe watch.pointee.socket
     let epoll = unsafe watch.pointee.epoll
@@ -211,12 +247,17 @@ extension Watch {
     unsafe freeWatches = watch
   }
 
-  /// The program closes `descriptor`; watches made through it end (those made through a dup stay).
-  static func removeAll(_ socket: SocketPointer, descriptor: Int32) {
+  /// The program closes `descriptor`. A registration lasts as long as its open file (epoll(7)): it ends with the last
+  /// descriptor. One whose own descriptor is gone can no longer be modified, here as on the kernel.
+  static func closed(_ socket: SocketPointer, descriptor: Int32, last: Bool) {
     var at = unsafe socket.pointee.watches
     while let watch = unsafe at {
       unsafe at = watch.pointee.nextOfSocket
-      if unsafe watch.pointee.fd == descriptor { unsafe remove(watch) }
+      if last {
+        unsafe remove(watch)
+      } else if unsafe watch.pointee.fd == descriptor {
+        unsafe watch.pointee.fd = -1
+      }
     }
   }
 
@@ -314,6 +355,15 @@ private struct EpollWait {
   let events: UnsafeMutableRawPointer
   let capacity: Int32
   var count: Int32 = 0
+  /// Which of the first 64 events came from a watch: the shadow's own event of that socket may join them.
+  private var ours: UInt64 = 0
+
+  init(epoll: EpollPointer, epfd: Int32, events: UnsafeMutableRawPointer, capacity: Int32) {
+    unsafe self.epoll = epoll
+    self.epfd = epfd
+    unsafe self.events = events
+    self.capacity = capacity
+  }
 
   func event(_ index: Int32) -> UnsafeMutableRawPointer { unsafe mn_epoll_event_at(events, index) }
 
@@ -328,6 +378,9 @@ private struct EpollWait {
       unsafe watch.pointee.seen = arrivals
     }
     var bits = unsafe watch.pointee.events & UInt32(MN_POLLIN | MN_POLLRDNORM)
+    // An event tells everything that is so and was asked for, room included.
+    let room = unsafe watch.pointee.events & UInt32(MN_POLLOUT | MN_POLLWRNORM | MN_POLLWRBAND)
+    if unsafe room != 0 && Socket.hasRoom(socket) { bits |= room }
     // EPOLLERR is always reported.
     if unsafe mn_load_relaxed_u32(Socket.word(socket, Int(MN_OFFSET_ENDPOINT_ERROR))) != 0 { bits |= UInt32(MN_POLLERR) }
     return bits
@@ -335,6 +388,7 @@ private struct EpollWait {
 
   mutating func emit(_ watch: WatchPointer, _ bits: UInt32) {
     unsafe mn_epoll_event_set(event(count), bits, watch.pointee.data)
+    if count < 64 { ours |= 1 << UInt64(count) }
     count += 1
     if unsafe watch.pointee.events & UInt32(MN_EPOLLONESHOT) != 0 { unsafe Watch.disable(watch) }
   }
@@ -367,7 +421,7 @@ private struct EpollWait {
       } else {
         // The shadow's event joins the one that its rings gave.
         var merged = false
-        for earlier in 0..<own {
+        for earlier in 0..<count where earlier >= 64 || ours >> UInt64(earlier) & 1 != 0 {
           var earlierBits: UInt32 = 0
           var earlierData: UInt64 = 0
           unsafe mn_epoll_event_get(event(earlier), &earlierBits, &earlierData)
@@ -432,18 +486,17 @@ public func epollWait(
 
   var wait = unsafe EpollWait(epoll: epoll, epfd: epfd, events: events, capacity: capacity)
   unsafe epoll.pointee.turn &+= 1
-  wait.collect()
-  if wait.count > 0 {
-    // Descriptors of the kernel, and sockets that are not hot, get their turn under any load.
-    if unsafe epoll.pointee.turn & 7 == 0 && wait.count < capacity {
-      let saved = mn_get_errno()
-      let reported = unsafe mn_real_epoll_wait(epfd, wait.event(wait.count), capacity - wait.count, 0, nil)
-      if reported > 0 { unsafe wait.translate(reported, process) }
-      mn_set_errno(saved)
-    }
-    return wait.count
-  }
   let saved = mn_get_errno()
+  // Descriptors of the kernel, and sockets that are not hot, get their turn under any load: the kernel, which knows of
+  // all of them and serves them in turn, is asked first now and then. (What it does not tell is told below.)
+  if unsafe epoll.pointee.turn & 7 == 0 {
+    let reported = unsafe mn_real_epoll_wait(epfd, events, capacity, 0, nil)
+    if reported > 0 { unsafe wait.translate(reported, process) }
+    mn_set_errno(saved)
+    if wait.count > 0 { return wait.count }
+  }
+  wait.collect()
+  if wait.count > 0 { return wait.count }
   if timeout == 0 {
     Wait.letLand()
     wait.collect()

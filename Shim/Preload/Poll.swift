@@ -10,7 +10,11 @@ private struct PollWait {
   /// Offloaded sockets in the set, and those that may become so.
   var offloaded = 0
   var undecided = 0
+  /// Descriptors of which only the kernel can tell everything.
+  var kernels = 0
   var ready: Int32 = 0
+  /// Offloaded sockets whose rings have something that was asked for.
+  var input = 0
 
   private func socket(_ index: Int) -> SocketPointer? {
     let fd = unsafe entries[index].descriptor
@@ -30,10 +34,13 @@ private struct PollWait {
   }
 
   /// Fills `returned` of the offloaded sockets from their rings; of all others with 0.
+  @inline(never)
   mutating func look() {
     offloaded = 0
     undecided = 0
     ready = 0
+    input = 0
+    kernels = 0
     for index in 0..<count {
       var returned = 0
       if let socket = unsafe socket(index) {
@@ -42,12 +49,15 @@ private struct PollWait {
         if wanted & (MN_POLLIN | MN_POLLRDNORM) != 0, unsafe Socket.hasInput(socket) {
           returned |= wanted & (MN_POLLIN | MN_POLLRDNORM)
         }
-        if wanted & (MN_POLLOUT | MN_POLLWRNORM) != 0, unsafe Socket.hasRoom(socket) {
-          returned |= wanted & (MN_POLLOUT | MN_POLLWRNORM)
-        }
+        if returned != 0 { input += 1 }
+        // What a shutdown means (POLLRDHUP, POLLHUP) is the shadow's to tell.
+        if unsafe Socket.flags(socket) & UInt32(MN_SOCKET_SHUTDOWN_READ | MN_SOCKET_SHUTDOWN_WRITE) != 0 { kernels += 1 }
+        if wanted & outputBits != 0, unsafe Socket.hasRoom(socket) { returned |= wanted & outputBits }
         if unsafe mn_load_relaxed_u32(Socket.word(socket, Int(MN_OFFSET_ENDPOINT_ERROR))) != 0 { returned |= MN_POLLERR }
       } else if kick(index) != nil {
         undecided += 1
+      } else if unsafe entries[index].descriptor >= 0 {
+        kernels += 1
       }
       unsafe entries[index].returned = Int16(truncatingIfNeeded: returned)
       if returned != 0 { ready += 1 }
@@ -73,6 +83,7 @@ private struct PollWait {
     return unsafe ask(memory.bindMemory(to: mn_pollfd.self, capacity: total), process, left, mask)
   }
 
+  @inline(never)
   private mutating func ask(
     _ all: UnsafeMutablePointer<mn_pollfd>, _ process: ProcessPointer, _ left: Int64, _ mask: UnsafePointer<UInt64>?
   ) -> Int32 {
@@ -90,9 +101,9 @@ private struct PollWait {
       }
       if extra == count + offloaded + undecided { continue }
       // Room is the TX ring's to tell.
-      unsafe all[index].events &= ~Int16(MN_POLLOUT | MN_POLLWRNORM)
+      unsafe all[index].events &= ~Int16(outputBits)
       let wanted = unsafe entries[index].events
-      let sleeps = left != 0 && wanted & Int16(MN_POLLIN | MN_POLLRDNORM | MN_POLLOUT | MN_POLLWRNORM) != 0
+      let sleeps = left != 0 && wanted & Int16(MN_POLLIN | MN_POLLRDNORM | outputBits) != 0
       unsafe all[extra] = mn_pollfd(descriptor: sleeps ? socket.pointee.event : -1, events: Int16(MN_POLLIN), returned: 0)
       extra += 1
     }
@@ -111,41 +122,47 @@ private struct PollWait {
   /// Arms every offloaded socket of the set.
   ///
   /// - Returns: false when one is ready after all.
+  @inline(never)
   func arm() -> Bool {
     var safe = true
     for index in 0..<count {
       guard let socket = unsafe socket(index) else { continue }
       let wanted = unsafe Int(entries[index].events)
       if wanted & (MN_POLLIN | MN_POLLRDNORM) != 0, unsafe !Wait.arm(socket, true) { safe = false }
-      if wanted & (MN_POLLOUT | MN_POLLWRNORM) != 0, unsafe !Wait.arm(socket, false) { safe = false }
+      if wanted & outputBits != 0, unsafe !Wait.arm(socket, false) { safe = false }
     }
     return safe
   }
 
   /// - Parameter limit: ns; negative: for ever.
   /// - Returns: as poll(2), errno set on -1.
+  @inline(never)
   mutating func run(_ limit: Int64, _ mask: UnsafeRawPointer?) -> Int32 {
     let programMask = unsafe mask?.assumingMemoryBound(to: UInt64.self)
     guard let process = unsafe process, let directory = unsafe process.pointee.directory else {
-      return finish(unsafe Wait.sleep(entries, UInt64(count), limit, programMask))
+      return unsafe kernelAlone(limit, programMask)
     }
     look()
     Loss.reattach()
-    if offloaded + undecided == 0 {
-      let result = unsafe Wait.sleep(entries, UInt64(count), limit, programMask)
-      if result >= 0 { ready = result }
-      return finish(min(result, 0))
-    }
+    if offloaded + undecided == 0 { return unsafe kernelAlone(limit, programMask) }
     if ready > 0 {
-      // The kernel's descriptors get their turn under any load; a set of ours alone is asked now and then as well,
-      // for what came by the shadows.
-      if turnOfKernel() { return finish(unsafe askKernel(process, 0, programMask)) }
+      // Everything that is ready is to be told. Only where every descriptor is ours and some have input is the system
+      // call left out, most times: what may be missing then (what came by a shadow, an error) is told a little later.
+      if kernels + undecided == 0 && input > 0 && !turnOfKernel() { return ready }
+      // There is room, as always: what this process sent to itself is to be seen beside it.
+      if input == 0 {
+        Wait.letLand()
+        look()
+      }
+      // (A signal is no reason to hide what is ready.)
+      _ = unsafe askKernel(process, 0, programMask)
       return ready
     }
     if limit == 0 {
       Wait.letLand()
       look()
-      return finish(unsafe askKernel(process, 0, programMask))
+      let result = unsafe askKernel(process, 0, programMask)
+      return finish(result)
     }
 
     var old: UInt64 = 0
@@ -157,11 +174,12 @@ private struct PollWait {
     while offloaded > 0 {
       let step = spinner.step()
       look()
-      if ready > 0 { return ready }
+      if ready > 0 && kernels == 0 { return ready }
       if step == .over { break }
-      if step == .lookAtKernel {
+      if step == .lookAtKernel || ready > 0 {
         let result = unsafe withUnsafePointer(to: &old) { unsafe askKernel(process, 0, programMask ?? $0) }
-        if result < 0 || ready > 0 { return finish(result) }
+        if ready > 0 { return ready }
+        if result < 0 { return finish(result) }
       }
     }
     while true {
@@ -172,11 +190,11 @@ private struct PollWait {
       }
       if !arm() {
         look()
-        if ready > 0 { return ready }
+        if ready > 0 { left = 0 }
       }
       let result = unsafe withUnsafePointer(to: &old) { unsafe askKernel(process, Loss.limit(left), programMask ?? $0) }
-      if result < 0 { return finish(result) }
       if ready > 0 { return ready }
+      if result < 0 { return finish(result) }
       Loss.reattach()
       look()
       if ready > 0 || left == 0 { return ready }
@@ -188,6 +206,14 @@ private struct PollWait {
     return unsafe pollTurn & 7 == 0
   }
 
+  /// No socket of ours in the set.
+  private mutating func kernelAlone(_ limit: Int64, _ mask: UnsafePointer<UInt64>?) -> Int32 {
+    let result = unsafe Wait.sleep(entries, UInt64(count), limit, mask)
+    ready = max(result, 0)
+    return finish(min(result, 0))
+  }
+
+  /// Not to be called with an argument that changes `ready`: Swift would copy `self` first.
   private func finish(_ result: Int32) -> Int32 {
     if result < 0 {
       mn_set_errno(-result)
@@ -196,6 +222,9 @@ private struct PollWait {
     return ready
   }
 }
+
+/// What room in the TX ring means to poll(2).
+private var outputBits: Int { MN_POLLOUT | MN_POLLWRNORM | MN_POLLWRBAND }
 
 /// Shared by all threads; only its changing matters.
 private nonisolated(unsafe) var pollTurn: UInt32 = 0
@@ -212,7 +241,10 @@ private func nanoseconds(_ timeout: UnsafePointer<mn_timespec>?) -> Int64? {
 public func poll(
   _ entries: UnsafeMutablePointer<mn_pollfd>?, _ count: UInt64, _ timeout: UnsafePointer<mn_timespec>?, _ mask: UnsafeRawPointer?
 ) -> Int32 {
-  guard let entries = unsafe entries, count > 0, count <= 1 << 20, let limit = unsafe nanoseconds(timeout) else {
+  guard let entries = unsafe entries, count > 0, count <= 1 << 20, let limit = unsafe nanoseconds(timeout),
+    // (RLIMIT_NOFILE is never so low that a few entries would be too many.)
+    count <= 64 || count <= UInt64(mn_sys_descriptor_soft_limit())
+  else {
     return unsafe mn_real_ppoll(entries, count, timeout, mask)
   }
   var wait = unsafe PollWait(entries: entries, count: Int(count))

@@ -15,6 +15,8 @@ struct Channel {
   var doorbells: InlineArray<16, Int32>
   /// Set when the daemon has no block left in it; a new channel is opened then.
   var full: Bool
+  /// Sockets that have left Machnet and whose rings here are still read: no new endpoint must get their blocks.
+  var retired: Int32
   /// The connection that it was opened on is not this process's own (it forked since).
   var inherited: Bool
 
@@ -43,6 +45,10 @@ struct Process {
   /// The sockets that sent last (`Wait.letLand`).
   var senders: InlineArray<4, SocketPointer?>
   var senderNext: Int
+  /// Local names that this process has given up lately, and until when that matters, CLOCK_MONOTONIC ns; 0: none.
+  var departed: InlineArray<8, UInt64>
+  var departedNext: Int
+  var departedUntil: UInt64
   /// Sockets that lost their engine and may get a new one.
   var lostSockets: Int
   var lifelines: InlineArray<8, Int32>
@@ -76,7 +82,7 @@ public func start() {
     to: Process(
       lock: 0, control: -1, greeting: false, sequence: 0, lastAttempt: 0, directory: nil, generation: 0,
       mask: ProgramMask(), channels: channels.bindMemory(to: Channel.self, capacity: Int(MN_CHANNELS_PER_PROCESS_MAX)),
-      channelCount: 0, senders: .init(repeating: nil), senderNext: 0, lostSockets: 0, lifelines: .init(repeating: -1), lifelineCount: 0, sockets: SocketSlab(),
+      channelCount: 0, senders: .init(repeating: nil), senderNext: 0, departed: .init(repeating: 0), departedNext: 0, departedUntil: 0, lostSockets: 0, lifelines: .init(repeating: -1), lifelineCount: 0, sockets: SocketSlab(),
       spinNanoseconds: Waiting.spin(), yields: Waiting.yields(), executable: .init(repeating: 0), called: .init(repeating: 0)))
   unsafe withUnsafeMutableBytes(of: &process.pointee.executable) { executable in
     unsafe withUnsafeMutableBytes(of: &process.pointee.called) { called in
@@ -121,6 +127,9 @@ enum Waiting {
 }
 
 extension Process {
+  /// How long the daemon may need to take a closed endpoint out of sight, ns.
+  static var departure: UInt64 { 50_000_000 }
+
   /// The connection that hangs up when the daemon goes: our own, or after a fork the one that we inherited.
   static func connection(_ process: ProcessPointer) -> Int32 {
     if unsafe process.pointee.control >= 0 { return unsafe process.pointee.control }

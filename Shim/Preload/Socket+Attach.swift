@@ -12,7 +12,9 @@ extension Socket {
     guard let process = unsafe process, unsafe Lock.acquire(&process.pointee.lock) else { return false }
     defer { unsafe Lock.release(&process.pointee.lock) }
     if unsafe socket.pointee.isOffloaded { return true }
-    guard unsafe socket.pointee.kind == Kind.socket, unsafe Control.finishGreeting(process) else { return false }
+    guard unsafe socket.pointee.kind == Kind.socket, unsafe mayAttach(socket, fd, peer), unsafe Control.finishGreeting(process) else {
+      return false
+    }
 
     var tries = 0
     while tries < 2 {
@@ -56,7 +58,9 @@ extension Socket {
   private static func usableChannel(_ process: ProcessPointer) -> UnsafeMutablePointer<Channel>? {
     for index in 0..<(unsafe process.pointee.channelCount) {
       let channel = unsafe process.pointee.channels + index
-      if unsafe !channel.pointee.full && !channel.pointee.inherited && !channel.pointee.isDamaged { return unsafe channel }
+      if unsafe !channel.pointee.full && channel.pointee.retired == 0 && !channel.pointee.inherited && !channel.pointee.isDamaged {
+        return unsafe channel
+      }
     }
     return unsafe Control.openChannel(process)
   }
@@ -66,6 +70,7 @@ extension Socket {
   ) {
     let block = unsafe channel.pointee.base + Int(mn_endpoint_offset(reply.endpoint))
     let endpoint = unsafe block.assumingMemoryBound(to: mn_endpoint.self)
+    if unsafe socket.pointee.retired != .no { unsafe leaveOldBlock(socket) }
     unsafe socket.pointee.channel = channel
     unsafe socket.pointee.index = reply.endpoint
     unsafe socket.pointee.home = reply.engine
@@ -81,8 +86,9 @@ extension Socket {
     unsafe endpoint.pointee.references = 1
     unsafe endpoint.pointee.flags = 0
     unsafe readOptions(endpoint, fd, socket.pointee.domain)
-    unsafe readPeer(endpoint, fd, socket.pointee.domain, stated: peer)
     unsafe socket.pointee.endpoint = endpoint
+    unsafe readReceiveLimit(socket, fd)
+    unsafe readPeer(endpoint, fd, socket.pointee.domain, stated: peer)
     unsafe socket.pointee.undecided = false
     unsafe countWatched(socket)
     unsafe Watch.attached(socket)
@@ -113,6 +119,7 @@ extension Socket {
   }
 
   /// The shadow's own name or its peer, if it is IPv4 (or v4-mapped, or the IPv6 wildcard).
+  @inline(never)
   static func kernelName(_ fd: Int32, _ domain: Int32, peer: Bool) -> Name? {
     var image: InlineArray<4, UInt64> = .init(repeating: 0)
     return unsafe withUnsafeMutableBytes(of: &image) { bytes -> Name? in
@@ -170,11 +177,17 @@ public func connect(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ address: Un
   else { return unsafe mn_real_connect(fd, address, length) }
   let domain = unsafe socket.pointee.domain
   guard case .ipv4(var peer) = unsafe Name.parse(address, length, domain: domain), peer.port != 0,
-    !peer.isMulticastOrBroadcast
+    !peer.isMulticastOrBroadcast, !(peer.address == 0 && domain == Int32(MN_AF_INET6))
   else {
     // AF_UNSPEC dissolves the association; anything else is the kernel's to judge.
     let result = unsafe mn_real_connect(fd, address, length)
-    if unsafe result == 0 && socket.pointee.isOffloaded { unsafe Socket.reconnect(socket, fd, stated: .none) }
+    if unsafe result == 0 && socket.pointee.isOffloaded {
+      if Socket.kernelName(fd, domain, peer: false)?.port == 0 {
+        unsafe Socket.retire(socket, .portless)
+      } else {
+        unsafe Socket.reconnect(socket, fd, stated: .none)
+      }
+    }
     return result
   }
   if peer.address == 0 { peer.address = 0x7f00_0001 }
@@ -283,5 +296,75 @@ extension Socket {
     }
     unsafe readPeer(socket.pointee.endpoint.unsafelyUnwrapped, fd, socket.pointee.domain, stated: stated)
     unsafe socket.pointee.cached = .none
+  }
+}
+
+/// Leaving Machnet.
+extension Socket {
+  /// The socket is its shadow from now on: what its rings hold is still delivered, everything else comes and goes by the
+  /// kernel.
+  ///
+  /// Two kinds stay: endpoints that forked processes share, and those whose flows no kernel could carry (an engine's
+  /// address, a peer behind an engine).
+  static func retire(_ socket: SocketPointer, _ why: Retirement) {
+    guard let process = unsafe process else { return }
+    // What was sent is with the engine, and what comes in meanwhile goes to the rings.
+    if unsafe socket.pointee.isOffloaded { Wait.letLand() }
+    guard unsafe Lock.acquire(&process.pointee.lock) else { return }
+    defer { unsafe Lock.release(&process.pointee.lock) }
+    if unsafe socket.pointee.endpoint == nil {
+      unsafe socket.pointee.retired = why
+      if why == .forGood { unsafe decide(socket) }
+      return
+    }
+    if unsafe socket.pointee.retired != .no {
+      unsafe socket.pointee.retired = why
+      return
+    }
+    let fd = unsafe socket.pointee.fd
+    if unsafe !socket.pointee.engineLost {
+      guard unsafe mn_load_relaxed_u32(word(socket, Int(MN_OFFSET_ENDPOINT_REFERENCES))) == 1, fd >= 0,
+        unsafe !isEnginesOwn(process, fd, socket.pointee.domain),
+        unsafe why == .portless || peer(socket) == nil || kernelName(fd, socket.pointee.domain, peer: true) != nil
+      else { return }
+      unsafe giveBack(socket, process)
+      unsafe Watch.unblockOutput(socket)
+      unsafe Watch.lost(socket)
+      unsafe socket.pointee.engineLost = true
+      // The daemon may give the block to another socket. This process, the only one that can ask for it, does not before
+      // the rings are empty.
+      unsafe socket.pointee.channel.unsafelyUnwrapped.pointee.retired += 1
+      unsafe socket.pointee.holdsBlock = true
+      // The shadow knows its peer from now on.
+      unsafe setFlag(socket, MN_SOCKET_CONNECTED, false)
+    }
+    unsafe socket.pointee.retired = why
+    unsafe countWatched(socket)
+    unsafe mn_log(2, "socket % leaves Machnet: it wants what only the kernel has", Int64(socket.pointee.fd), 0)
+    // Whoever sleeps on the rings is to look at the shadow from now on.
+    unsafe Wait.signal(socket, word(socket, Int(MN_OFFSET_ENDPOINT_RX_WAIT)))
+  }
+
+  /// Whether the socket may ask for an endpoint as far as its own doings go. The caller holds the process's lock.
+  private static func mayAttach(_ socket: SocketPointer, _ fd: Int32, _ peer: Name) -> Bool {
+    switch unsafe socket.pointee.retired {
+    case .no: true
+    // What the old rings hold is delivered first.
+    case .portless: unsafe socket.pointee.endpoint == nil || !hasInput(socket)
+    case .forGood: unsafe peer.port != 0 || isEnginesOwn(process.unsafelyUnwrapped, fd, socket.pointee.domain)
+    }
+  }
+
+  private static func isEnginesOwn(_ process: ProcessPointer, _ fd: Int32, _ domain: Int32) -> Bool {
+    guard let directory = unsafe process.pointee.directory, let name = kernelName(fd, domain, peer: false) else { return false }
+    return directory.isEngineAddress(name.address)
+  }
+
+  /// The block that a retired socket has kept from others is free. The caller holds the process's lock.
+  static func leaveOldBlock(_ socket: SocketPointer) {
+    unsafe socket.pointee.retired = .no
+    guard unsafe socket.pointee.holdsBlock else { return }
+    unsafe socket.pointee.holdsBlock = false
+    unsafe socket.pointee.channel.unsafelyUnwrapped.pointee.retired -= 1
   }
 }

@@ -11,16 +11,28 @@ extension Socket {
     unsafe readOption(endpoint, fd, Int32(MN_SOL_SOCKET), Int32(MN_SO_SNDTIMEO))
     unsafe readOption(endpoint, fd, Int32(MN_SOL_SOCKET), Int32(MN_SO_TIMESTAMP))
     unsafe readOption(endpoint, fd, Int32(MN_SOL_SOCKET), Int32(MN_SO_TIMESTAMPNS))
+    unsafe readOption(endpoint, fd, Int32(MN_SOL_SOCKET), Int32(MN_SO_TIMESTAMPING))
     unsafe readOption(endpoint, fd, Int32(MN_SOL_SOCKET), Int32(MN_SO_RXQ_OVFL))
     unsafe readOption(endpoint, fd, Int32(MN_IPPROTO_IP), Int32(MN_IP_PKTINFO))
     unsafe readOption(endpoint, fd, Int32(MN_IPPROTO_IP), Int32(MN_IP_RECVTTL))
     unsafe readOption(endpoint, fd, Int32(MN_IPPROTO_IP), Int32(MN_IP_RECVTOS))
     unsafe readOption(endpoint, fd, Int32(MN_IPPROTO_IP), Int32(MN_IP_MTU_DISCOVER))
     unsafe readOption(endpoint, fd, Int32(MN_IPPROTO_UDP), Int32(MN_UDP_SEGMENT))
+    unsafe readOption(endpoint, fd, Int32(MN_IPPROTO_UDP), Int32(MN_UDP_GRO))
     if domain == Int32(MN_AF_INET6) { unsafe readOption(endpoint, fd, Int32(MN_IPPROTO_IPV6), Int32(MN_IPV6_RECVPKTINFO)) }
     // Time to live and type of service are set only when the program set them: 64 and 0 are the engine's defaults, too.
     unsafe readOption(endpoint, fd, Int32(MN_IPPROTO_IP), Int32(MN_IP_TTL))
     unsafe readOption(endpoint, fd, Int32(MN_IPPROTO_IP), Int32(MN_IP_TOS))
+  }
+
+  /// SO_RCVBUF, which the program has set: the rings hold no more than the kernel's queue would. (Where it has not, they
+  /// hold at least as much as the kernel's default does.)
+  static func readReceiveLimit(_ socket: SocketPointer, _ fd: Int32) {
+    guard unsafe socket.pointee.hasReceiveLimit, let endpoint = unsafe socket.pointee.endpoint else { return }
+    var value: Int32 = 0
+    var length: UInt32 = 4
+    guard unsafe mn_sys_getsockopt(fd, Int32(MN_SOL_SOCKET), Int32(MN_SO_RCVBUF), &value, &length) == 0 else { return }
+    unsafe endpoint.pointee.receive_limit = UInt32(clamping: value)
   }
 
   static func readFileFlags(_ endpoint: UnsafeMutablePointer<mn_endpoint>, _ fd: Int32) {
@@ -38,6 +50,7 @@ extension Socket {
   }
 
   /// Reads one option back from the shadow into the endpoint.
+  @inline(never)
   static func readOption(_ endpoint: UnsafeMutablePointer<mn_endpoint>, _ fd: Int32, _ level: Int32, _ name: Int32) {
     // Large enough for a timeval.
     var value: (Int64, Int64) = (0, 0)
@@ -53,6 +66,8 @@ extension Socket {
       unsafe setFlag(endpoint, MN_SOCKET_TIMESTAMP, number != 0)
     case (MN_SOL_SOCKET, MN_SO_TIMESTAMPNS):
       unsafe setFlag(endpoint, MN_SOCKET_TIMESTAMPNS, number != 0)
+    case (MN_SOL_SOCKET, MN_SO_TIMESTAMPING):
+      unsafe setFlag(endpoint, MN_SOCKET_TIMESTAMPING, number & Stamping.report != 0 && number & Stamping.take != 0)
     case (MN_SOL_SOCKET, MN_SO_RXQ_OVFL):
       unsafe setFlag(endpoint, MN_SOCKET_RXQ_OVFL, number != 0)
     case (MN_IPPROTO_IP, MN_IP_PKTINFO):
@@ -67,6 +82,9 @@ extension Socket {
       unsafe endpoint.pointee.mtu_discover = UInt32(bitPattern: number)
     case (MN_IPPROTO_UDP, MN_UDP_SEGMENT):
       unsafe endpoint.pointee.segment = UInt16(truncatingIfNeeded: number)
+    case (MN_IPPROTO_UDP, MN_UDP_GRO):
+      unsafe setFlag(endpoint, MN_SOCKET_GRO, number != 0)
+      unsafe endpoint.pointee.receive_together = number != 0 ? 1 : 0
     case (MN_IPPROTO_IP, MN_IP_TTL):
       unsafe endpoint.pointee.ttl = UInt8(truncatingIfNeeded: number)
       unsafe endpoint.pointee.ttl_set = 1
@@ -91,7 +109,17 @@ public func setsockopt(
   _ entry: UnsafeMutableRawPointer, _ fd: Int32, _ level: Int32, _ name: Int32, _ value: UnsafeRawPointer?, _ length: UInt32
 ) -> Int32 {
   let result = unsafe mn_real_setsockopt(fd, level, name, value, length)
-  if result == 0, let socket = unsafe Socket.from(entry), let endpoint = unsafe socket.pointee.endpoint {
+  guard result == 0, let socket = unsafe Socket.from(entry), let value = unsafe value else { return result }
+  if unsafe Socket.isKernelsAlone(level, name, value, length) { unsafe Socket.retire(socket, .forGood) }
+  if level == Int32(MN_IPPROTO_UDP) && name == Int32(MN_UDP_CORK) { unsafe socket.pointee.corked = Socket.isCorkedByOption(fd) }
+  if level == Int32(MN_SOL_SOCKET) && name == Int32(MN_SO_RCVTIMEO) && length >= 16 {
+    unsafe socket.pointee.impatient = value.loadUnaligned(as: Int64.self) < 0
+  }
+  if level == Int32(MN_SOL_SOCKET) && (name == Int32(MN_SO_RCVBUF) || name == Int32(MN_SO_RCVBUFFORCE)) {
+    unsafe socket.pointee.hasReceiveLimit = true
+    unsafe Socket.readReceiveLimit(socket, fd)
+  }
+  if unsafe !socket.pointee.engineLost, let endpoint = unsafe socket.pointee.endpoint {
     unsafe Socket.readOption(endpoint, fd, level, name)
     // Either timestamp option switches the other's form off.
     if level == Int32(MN_SOL_SOCKET) && (name == Int32(MN_SO_TIMESTAMP) || name == Int32(MN_SO_TIMESTAMPNS)) {
@@ -145,11 +173,62 @@ public func shutdown(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ how: Int32
   return unsafe result != 0 && Socket.peer(socket) != nil ? 0 : result
 }
 
-/// O_NONBLOCK has changed (fcntl or FIONBIO). It belongs to the open file, so forked processes share it.
+/// O_NONBLOCK or O_ASYNC has changed (fcntl or ioctl). They belong to the open file, so forked processes share them.
 @c(mn_hook_flags_changed)
 public func flagsChanged(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
-  if let socket = unsafe Socket.from(entry), let endpoint = unsafe socket.pointee.endpoint {
-    unsafe Socket.readFileFlags(endpoint, fd)
+  guard let socket = unsafe Socket.from(entry) else { return }
+  // The kernel sends SIGIO for what reaches the shadow, and for nothing else.
+  if mn_sys_fcntl(fd, Int32(MN_F_GETFL), 0) & Int32(MN_O_ASYNC) != 0 { unsafe Socket.retire(socket, .forGood) }
+  if let endpoint = unsafe socket.pointee.endpoint { unsafe Socket.readFileFlags(endpoint, fd) }
+}
+
+/// SIOCGSTAMP, SIOCGSTAMPNS: when the datagram came that was received last.
+///
+/// - Parameter result: what the kernel has said of the shadow.
+@c(mn_hook_stamp)
+public func stamp(
+  _ entry: UnsafeMutableRawPointer, _ inNanoseconds: Bool, _ stamp: UnsafeMutablePointer<Int64>?, _ result: Int32
+) -> Int32 {
+  guard let socket = unsafe Socket.from(entry), unsafe !socket.pointee.byShadow, unsafe socket.pointee.stamp != 0,
+    let stamp = unsafe stamp
+  else { return result }
+  let time = unsafe Int64(socket.pointee.stamp)
+  unsafe stamp[0] = time / 1_000_000_000
+  unsafe stamp[1] = inNanoseconds ? time % 1_000_000_000 : time % 1_000_000_000 / 1000
+  return 0
+}
+
+/// Bits of SO_TIMESTAMPING (Documentation/networking/timestamping.rst of the kernel).
+enum Stamping {
+  /// SOF_TIMESTAMPING_RX_SOFTWARE and SOF_TIMESTAMPING_SOFTWARE.
+  static let take: Int32 = 1 << 3
+  static let report: Int32 = 1 << 4
+  /// Those two, and the ones that ask a NIC for what it has not got.
+  static let understood: Int32 = 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6
+}
+
+extension Socket {
+  /// Whether an option that the program has just set makes the socket the kernel's: what only it can do with datagrams.
+  static func isKernelsAlone(_ level: Int32, _ name: Int32, _ value: UnsafeRawPointer, _ length: UInt32) -> Bool {
+    // (IP options may be of one byte.)
+    let number = unsafe length >= 4 ? value.loadUnaligned(as: Int32.self) : length >= 1 ? Int32(value.load(as: UInt8.self)) : 0
+    switch (Int(level), Int(name)) {
+    case (MN_SOL_SOCKET, MN_SO_PEEK_OFF): return number >= 0
+    case (MN_SOL_SOCKET, MN_SO_TIMESTAMPING): return number & ~Stamping.understood != 0
+    case (MN_SOL_SOCKET, MN_SO_ATTACH_FILTER), (MN_SOL_SOCKET, MN_SO_ATTACH_BPF), (MN_SOL_SOCKET, MN_SO_LOCK_FILTER): return true
+    case (MN_SOL_SOCKET, MN_SO_BINDTODEVICE):
+      // Datagrams of one host travel by "lo"; any other device has none of them.
+      let isNone = unsafe length == 0 || value.load(as: UInt8.self) == 0
+      let isLoopback = unsafe length >= 2 && value.loadUnaligned(as: UInt16.self).littleEndian == 0x6f6c /* "lo" */
+        && (length == 2 || value.load(fromByteOffset: 2, as: UInt8.self) == 0)
+      return !isNone && !isLoopback
+    case (MN_IPPROTO_IP, MN_IP_OPTIONS): return length > 0
+    case (MN_IPPROTO_IP, MN_IP_RECVORIGDSTADDR), (MN_IPPROTO_IP, MN_IP_CHECKSUM), (MN_IPPROTO_IP, MN_IP_RECVOPTS),
+      (MN_IPPROTO_IP, MN_IP_RETOPTS), (MN_IPPROTO_IP, MN_IP_PASSSEC), (MN_IPPROTO_IP, MN_IP_RECVFRAGSIZE),
+      (MN_IPPROTO_IP, MN_IP_MINTTL), (MN_IPPROTO_UDP, MN_UDP_ENCAP):
+      return number != 0
+    default: return false
+    }
   }
 }
 

@@ -58,7 +58,7 @@ extension Socket {
     let shadowFirst = unsafe socket.pointee.turn & (shadowEvery &- 1) == 0
     if !shadowFirst, let size = unsafe take(socket, call) { return size }
 
-    let waits = unsafe mayWait && !isNonblocking(socket, call.flags)
+    let waits = unsafe mayWait && !isNonblocking(socket, call.flags) && !socket.pointee.impatient
     var looksAtShadow = unsafe shadowFirst || !waits || socket.pointee.byShadow
     while true {
       if looksAtShadow {
@@ -154,6 +154,9 @@ extension Socket {
         let size = unsafe deliver(socket, record, call)
         unsafe socket.pointee.byShadow = false
         if call.flags & Int32(MN_MSG_PEEK) == 0 {
+          if unsafe record.header.pointee.flags & UInt16(MN_RECORD_CHARGED) != 0 {
+            unsafe reader.pointee.take(charge: mn_charge(UInt32(truncatingIfNeeded: record.length)))
+          }
           unsafe reader.pointee.advance(record)
           unsafe reader.pointee.publish()
           // Rings are drained in turn, so that no engine's traffic starves another's.
@@ -191,26 +194,34 @@ extension Socket {
       index += 1
     }
     let header = unsafe record.header
+    unsafe socket.pointee.stamp = header.pointee.timestamp
     if unsafe call.name != nil {
       let sender = unsafe Name(mapped: header.pointee.remote, port: header.pointee.remote_port)
       if let message = unsafe call.message {
         unsafe withUnsafeMutablePointer(to: &message.pointee.name_length) {
           unsafe sender.store(call.name, $0, domain: socket.pointee.domain)
         }
+      } else if let room = unsafe call.nameLength, unsafe Int32(bitPattern: room.pointee) < 0 {
+        // As the kernel: the datagram is taken, and then its name has no place.
+        mn_set_errno(Int32(MN_EINVAL))
+        return -1
       } else {
         unsafe sender.store(call.name, call.nameLength, domain: socket.pointee.domain)
       }
     }
-    if let message = unsafe call.message { unsafe describe(socket, record, message, truncated: left > 0) }
+    if let message = unsafe call.message { unsafe describe(socket, record, message, asked: call.flags, truncated: left > 0) }
     return call.flags & Int32(MN_MSG_TRUNC) != 0 ? record.length : record.length - left
   }
 
-  /// msg_flags and control messages, in the kernel's order (socket level first, then IP).
-  private static func describe(_ socket: SocketPointer, _ record: Record, _ message: UnsafeMutablePointer<mn_msghdr>, truncated: Bool) {
+  /// msg_flags and control messages, in the kernel's order (socket level first, then IPv6, then IP).
+  ///
+  /// - Parameter asked: the call's flags; the kernel shows MSG_CMSG_CLOEXEC back.
+  private static func describe(
+    _ socket: SocketPointer, _ record: Record, _ message: UnsafeMutablePointer<mn_msghdr>, asked: Int32, truncated: Bool
+  ) {
     let flags = unsafe self.flags(socket)
     var writer = unsafe ControlWriter(base: message.pointee.control, room: message.pointee.control_length)
     let header = unsafe record.header
-    if unsafe message.pointee.name == nil { unsafe message.pointee.name_length = 0 }
     if flags & UInt32(MN_SOCKET_TIMESTAMP) != 0 {
       let time = unsafe header.pointee.timestamp
       writer.put(MN_SOL_SOCKET, MN_SO_TIMESTAMP, (time / 1_000_000_000, time % 1_000_000_000 / 1000), size: 16)
@@ -219,9 +230,16 @@ extension Socket {
       let time = unsafe header.pointee.timestamp
       writer.put(MN_SOL_SOCKET, MN_SO_TIMESTAMPNS, (time / 1_000_000_000, time % 1_000_000_000), size: 16)
     }
+    if flags & UInt32(MN_SOCKET_TIMESTAMPING) != 0 { unsafe writer.putStamps(header.pointee.timestamp) }
     if flags & UInt32(MN_SOCKET_RXQ_OVFL) != 0 {
       let drops = unsafe mn_load_relaxed_u64(word(socket, Int(MN_OFFSET_ENDPOINT_RX_DROPS)))
       if drops != 0 { writer.put(MN_SOL_SOCKET, MN_SO_RXQ_OVFL, (drops & 0xffff_ffff, 0), size: 4) }
+    }
+    if unsafe flags & UInt32(MN_SOCKET_GRO) != 0 && header.pointee.segment != 0 {
+      unsafe writer.put(MN_IPPROTO_UDP, MN_UDP_GRO, (UInt64(header.pointee.segment), 0), size: 4)
+    }
+    if flags & UInt32(MN_SOCKET_RECVPKTINFO6) != 0 {
+      unsafe writer.putPacketInfo6(header.pointee.local, interface: header.pointee.interface)
     }
     if flags & UInt32(MN_SOCKET_PKTINFO) != 0 {
       let to = unsafe UInt64(header.pointee.local.words.3)
@@ -234,11 +252,9 @@ extension Socket {
     if flags & UInt32(MN_SOCKET_RECVTOS) != 0 {
       unsafe writer.put(MN_IPPROTO_IP, MN_IP_TOS, (UInt64(header.pointee.tos), 0), size: 1)
     }
-    if flags & UInt32(MN_SOCKET_RECVPKTINFO6) != 0 {
-      unsafe writer.putPacketInfo6(header.pointee.local, interface: header.pointee.interface)
-    }
     unsafe message.pointee.control_length = writer.used
-    unsafe message.pointee.flags = Int32((truncated ? MN_MSG_TRUNC : 0) | (writer.truncated ? MN_MSG_CTRUNC : 0))
+    unsafe message.pointee.flags =
+      Int32((truncated ? MN_MSG_TRUNC : 0) | (writer.truncated ? MN_MSG_CTRUNC : 0)) | asked & Int32(MN_MSG_CMSG_CLOEXEC)
   }
 }
 
@@ -258,6 +274,14 @@ private struct ControlWriter {
   mutating func put(_ level: Int, _ type: Int, _ value: (UInt64, UInt64), size: Int) {
     var value = (value.0, value.1, UInt64(0))
     unsafe withUnsafeBytes(of: &value) { unsafe putBytes(level, type, $0.baseAddress!, size) }
+  }
+
+  /// SCM_TIMESTAMPING: software, a legacy one, hardware.
+  mutating func putStamps(_ time: UInt64) {
+    var value: InlineArray<6, UInt64> = .init(repeating: 0)
+    value[0] = time / 1_000_000_000
+    value[1] = time % 1_000_000_000
+    unsafe withUnsafeBytes(of: &value) { unsafe putBytes(MN_SOL_SOCKET, MN_SO_TIMESTAMPING, $0.baseAddress!, 48) }
   }
 
   mutating func putPacketInfo6(_ address: mn_address, interface: UInt32) {
@@ -300,7 +324,9 @@ public func recvfrom(
 extension ReceiveCall {
   init?(_ fd: Int32, _ message: UnsafeMutablePointer<mn_msghdr>, _ flags: Int32) {
     let count = unsafe message.pointee.vector_count
-    guard count <= 1024, unsafe count == 0 || message.pointee.vectors != nil else { return nil }
+    guard count >= 0, count <= 1024, unsafe count == 0 || message.pointee.vectors != nil,
+      unsafe Int32(bitPattern: message.pointee.name_length) >= 0
+    else { return nil }
     unsafe self.init(
       fd: fd, flags: flags, vectors: message.pointee.vectors, vectorCount: count, name: message.pointee.name, nameLength: nil,
       message: message)

@@ -65,7 +65,9 @@ private struct SendOptions {
         ttl = UInt8(value)
         hasTTL = true
       case (MN_IPPROTO_IP, MN_IP_TOS) where size == 4 || size == 1:
-        tos = unsafe data.load(as: UInt8.self)
+        let value = unsafe size == 4 ? data.loadUnaligned(as: Int32.self) : Int32(data.load(as: UInt8.self))
+        guard value >= 0 && value <= 255 else { return false }
+        tos = UInt8(value)
         hasTOS = true
       case (MN_IPPROTO_UDP, MN_UDP_SEGMENT) where size == 2:
         segment = unsafe data.loadUnaligned(as: UInt16.self)
@@ -78,7 +80,12 @@ private struct SendOptions {
   }
 }
 
-private let understoodFlags = Int32(MN_MSG_DONTWAIT | MN_MSG_NOSIGNAL | MN_MSG_CONFIRM)
+/// What the kernel does for a datagram socket and no ring can: the shadow carries such a send. All other flags mean
+/// nothing to UDP, or mean here what they mean there.
+private let kernelsFlags = Int32(
+  MN_MSG_OOB | MN_MSG_DONTROUTE | MN_MSG_PROBE | MN_MSG_MORE | MN_MSG_SENDPAGE_NOTLAST | MN_MSG_ZEROCOPY)
+/// UDP_MAX_SEGMENTS of the kernel.
+private let segmentsMax = 128
 
 extension Socket {
   /// Sends one datagram where its flow leads.
@@ -87,8 +94,8 @@ extension Socket {
   /// - Returns: as sendmsg(2), errno set on -1.
   static func send(_ socket: SocketPointer, _ call: inout SendCall, bell ring: Bool = true) -> Int {
     guard let process = unsafe process, let directory = unsafe process.pointee.directory,
-      call.flags & ~understoodFlags == 0
-    else { return call.onShadow() }
+      call.flags & kernelsFlags == 0, unsafe !socket.pointee.corked
+    else { return unsafe sendByKernel(socket, call) }
 
     let destination: Name
     if unsafe call.name == nil {
@@ -96,7 +103,9 @@ extension Socket {
       destination = peer
     } else {
       guard case .ipv4(var name) = unsafe Name.parse(call.name, call.nameLength, domain: socket.pointee.domain),
-        name.port != 0, !name.isMulticastOrBroadcast
+        name.port != 0, !name.isMulticastOrBroadcast,
+        // "::" is this host by IPv4 or by IPv6, as the kernel decides.
+        unsafe !(name.address == 0 && socket.pointee.domain == Int32(MN_AF_INET6))
       else { return call.onShadow() }
       // The kernel takes the wildcard as "this host".
       if name.address == 0 { name.address = 0x7f00_0001 }
@@ -121,8 +130,12 @@ extension Socket {
     }
 
     var options = SendOptions()
-    if let control = unsafe call.control, call.controlLength > 0, unsafe !options.parse(control, call.controlLength) {
-      return unsafe countedOnShadow(socket, call)
+    if call.controlLength > 0 {
+      guard let control = unsafe call.control, unsafe options.parse(control, call.controlLength),
+        // The kernel has its own word for a source that is nobody's here.
+        !options.hasSource || directory.isHostAddress(options.source, netns: unsafe socket.pointee.netns)
+          || directory.isEngineAddress(options.source)
+      else { return unsafe countedOnShadow(socket, call) }
     }
     let endpoint = unsafe socket.pointee.endpoint.unsafelyUnwrapped
     if unsafe mn_load_relaxed_u32(word(socket, Int(MN_OFFSET_ENDPOINT_ERROR))) != 0 {
@@ -138,6 +151,7 @@ extension Socket {
       return -1
     }
     if options.segment == 0 { options.segment = unsafe endpoint.pointee.segment }
+    if options.segment != 0 && call.size > Int(options.segment) * segmentsMax { return unsafe countedOnShadow(socket, call) }
 
     while true {
       switch unsafe enqueue(socket, &call, destination, options) {
@@ -252,12 +266,17 @@ extension Socket {
     }
     if unsafe !socket.pointee.cachedToMachnet { return .kernel }
     if unsafe socket.pointee.engineLost || (socket.pointee.refused && socket.pointee.refusedGeneration == generation) {
-      return unsafe socket.pointee.cachedLossIsError && socket.pointee.engineLost ? .down : .kernel
+      return unsafe socket.pointee.cachedLossIsError && socket.pointee.engineLost && socket.pointee.retired == .no ? .down : .kernel
     }
     let local = unsafe socket.pointee.cachedLocal
     // A local destination that no endpoint of the daemon owns is some plain program's: through the shadow.
     if unsafe local.port == 1 && !directory.hasLocalEndpoint(
       netns: socket.pointee.netns, address: destination.address, port: destination.port)
+    {
+      return .kernel
+    }
+    if unsafe mn_load_relaxed_u64(&process.pointee.departedUntil) != 0 && local.port == 1
+      && hasDeparted(process, netns: socket.pointee.netns, destination)
     {
       return .kernel
     }
@@ -322,6 +341,20 @@ extension Socket {
     reader.publish()
   }
 
+  /// A send that is the kernel's whatever the rules say. What MSG_MORE and UDP_CORK have begun there is finished there.
+  private static func sendByKernel(_ socket: SocketPointer, _ call: SendCall) -> Int {
+    let more = call.flags & Int32(MN_MSG_MORE) != 0
+    if unsafe more || socket.pointee.corked { unsafe socket.pointee.corked = more || isCorkedByOption(call.fd) }
+    return unsafe countedOnShadow(socket, call)
+  }
+
+  /// UDP_CORK.
+  static func isCorkedByOption(_ fd: Int32) -> Bool {
+    var value: Int32 = 0
+    var length: UInt32 = 4
+    return unsafe mn_sys_getsockopt(fd, Int32(MN_IPPROTO_UDP), Int32(MN_UDP_CORK), &value, &length) == 0 && value != 0
+  }
+
   private static func countedOnShadow(_ socket: SocketPointer, _ call: SendCall) -> Int {
     let result = call.onShadow()
     if let endpoint = unsafe socket.pointee.endpoint, result >= 0 {
@@ -354,7 +387,9 @@ public func sendto(
   _ entry: UnsafeMutableRawPointer, _ fd: Int32, _ data: UnsafeRawPointer?, _ size: Int, _ flags: Int32,
   _ address: UnsafeRawPointer?, _ length: UInt32
 ) -> Int {
-  guard let socket = unsafe Socket.from(entry) else { return unsafe Int(mn_real_sendto(fd, data, size, flags, address, length)) }
+  // sendmsg, by which the shadow sends, takes an empty name for none and cuts a long one: sendto refuses both.
+  guard let socket = unsafe Socket.from(entry), unsafe address == nil || length >= 1 && length <= 128, size >= 0
+  else { return unsafe Int(mn_real_sendto(fd, data, size, flags, address, length)) }
   var vector = unsafe mn_iovec(base: UnsafeMutableRawPointer(mutating: data), length: size)
   return unsafe withUnsafePointer(to: &vector) { vector in
     var call = unsafe SendCall(
@@ -368,16 +403,21 @@ extension SendCall {
   /// - Returns: nil when the vectors are the kernel's to refuse.
   init?(_ fd: Int32, _ message: UnsafePointer<mn_msghdr>, _ flags: Int32) {
     let count = unsafe message.pointee.vector_count
-    guard count <= 1024, unsafe count == 0 || message.pointee.vectors != nil else { return nil }
+    guard count >= 0, count <= 1024, unsafe count == 0 || message.pointee.vectors != nil,
+      unsafe Int32(bitPattern: message.pointee.name_length) >= 0
+    else { return nil }
     var total = 0
     for index in 0..<count {
-      let (sum, overflow) = unsafe total.addingReportingOverflow(message.pointee.vectors[index].length)
-      if overflow || sum < 0 { return nil }
+      let length = unsafe message.pointee.vectors[index].length
+      let (sum, overflow) = total.addingReportingOverflow(length)
+      if overflow || length < 0 { return nil }
       total = sum
     }
+    // An empty name is none.
     unsafe self.init(
       fd: fd, flags: flags, vectors: UnsafePointer(message.pointee.vectors), vectorCount: count, size: total,
-      name: UnsafeRawPointer(message.pointee.name), nameLength: message.pointee.name_length,
+      name: message.pointee.name_length == 0 ? nil : UnsafeRawPointer(message.pointee.name),
+      nameLength: message.pointee.name_length,
       control: UnsafeRawPointer(message.pointee.control), controlLength: message.pointee.control_length)
   }
 }

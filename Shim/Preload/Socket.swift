@@ -41,6 +41,18 @@ struct Socket {
   /// The daemon refused an endpoint; not asked again until the rules change.
   var refused: Bool
   var refusedGeneration: UInt32
+  /// Why it may not have an endpoint (any more), whatever the rules say.
+  var retired: Retirement
+  /// It keeps its old block from others until its rings are empty.
+  var holdsBlock: Bool
+  /// The kernel holds a part of a datagram back (UDP_CORK, MSG_MORE): what follows must go there, too.
+  var corked: Bool
+  /// The program has set SO_RCVBUF.
+  var hasReceiveLimit: Bool
+  /// SO_RCVTIMEO was set to less than nothing: a receive that would wait says EAGAIN. (The kernel shows it as "none".)
+  var impatient: Bool
+  /// When the datagram arrived that was taken last from a ring, CLOCK_REALTIME ns (SIOCGSTAMP).
+  var stamp: UInt64
   /// As granted by the daemon (address 0: the wildcard).
   var local: Name
   /// The last flow that was classified, and the outcome.
@@ -77,6 +89,15 @@ struct Socket {
 }
 
 typealias SocketPointer = UnsafeMutablePointer<Socket>
+
+/// A socket that has left Machnet by its own doing, and is its shadow from then on.
+enum Retirement: UInt8 {
+  case no
+  /// Its port was the kernel's choice and went with its peer (connect to AF_UNSPEC): it may come back under another.
+  case portless
+  /// It wants something that only the kernel does (`Socket.isKernelsAlone`).
+  case forGood
+}
 
 extension Socket {
   static func word(_ socket: SocketPointer, _ offset: Int) -> UnsafeMutableRawPointer {
@@ -257,7 +278,8 @@ public func socketMade(_ fd: Int32, _ domain: Int32, _ type: Int32, _ protocolNu
   unsafe socket.initialize(
     to: Socket(
       head: mn_head(), descriptors: 1, domain: domain, fd: fd, event: -1, kick: -1, undecided: true, watched: false, endpoint: nil, channel: nil, index: 0, home: 0, netns: 0,
-      engineLost: false, refused: false, refusedGeneration: 0, local: .none, cached: .none, cachedLocal: .none,
+      engineLost: false, refused: false, refusedGeneration: 0, retired: .no, holdsBlock: false, corked: false,
+      hasReceiveLimit: false, impatient: false, stamp: 0, local: .none, cached: .none, cachedLocal: .none,
       cachedGeneration: process.pointee.generation, cachedToMachnet: false, cachedLossIsError: false, cachedFlags: 0, turn: 0, firstReader: 0, progress: 0,
       progressHead: 0, watches: nil, writer: writer, readers: readers, next: nil))
   unsafe socket.pointee.head.family = UInt32(bitPattern: domain)
@@ -281,8 +303,8 @@ public func closing(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
   // Another thread may be closing the same number: only one of them finds the entry.
   guard unsafe mn_table_get(fd) == entry else { return }
   _ = mn_table_set(fd, nil)
-  unsafe Watch.removeAll(socket, descriptor: fd)
   unsafe socket.pointee.descriptors &-= 1
+  unsafe Watch.closed(socket, descriptor: fd, last: socket.pointee.descriptors == 0)
   if unsafe socket.pointee.fd == fd { unsafe socket.pointee.fd = -1 }
   if unsafe socket.pointee.descriptors != 0 { return }
   unsafe socket.pointee.undecided = false
@@ -294,14 +316,17 @@ public func closing(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
   unsafe process.pointee.sockets.free(socket)
 }
 
-/// `to` is now another name of `from`'s socket.
+/// `to` is now another name of `from`'s socket or epoll.
 @c(mn_hook_duplicated)
 public func duplicated(_ entry: UnsafeMutableRawPointer, _ from: Int32, _ to: Int32) {
-  guard let process = unsafe process, unsafe entry.load(as: UInt32.self) == Kind.socket else { return }
-  guard unsafe Lock.acquire(&process.pointee.lock) else { return }
+  guard let process = unsafe process, unsafe Lock.acquire(&process.pointee.lock) else { return }
   defer { unsafe Lock.release(&process.pointee.lock) }
-  let socket = unsafe entry.assumingMemoryBound(to: Socket.self)
-  if unsafe mn_table_set(to, entry) { unsafe socket.pointee.descriptors &+= 1 }
+  guard unsafe mn_table_get(from) == entry, unsafe mn_table_set(to, entry) else { return }
+  if unsafe entry.load(as: UInt32.self) == Kind.epoll {
+    unsafe entry.assumingMemoryBound(to: Epoll.self).pointee.descriptors &+= 1
+  } else {
+    unsafe entry.assumingMemoryBound(to: Socket.self).pointee.descriptors &+= 1
+  }
 }
 
 extension Socket {
@@ -343,18 +368,44 @@ extension Socket {
     let references = unsafe word(socket, Int(MN_OFFSET_ENDPOINT_REFERENCES))
     let left = unsafe mn_fetch_add_u32(references, UInt32.max)
     if left == 1, unsafe !socket.pointee.engineLost {
-      let channel = unsafe socket.pointee.channel.unsafelyUnwrapped
-      var request = mn_request()
-      if unsafe process.pointee.control < 0 { _ = unsafe Control.finishGreeting(process) }
-      unsafe Control.fill(&request, kind: MN_REQUEST_CLOSE, process)
-      request.channel = unsafe channel.pointee.identifier
-      request.endpoint = unsafe socket.pointee.index
-      request.token = unsafe channel.pointee.token
-      if unsafe process.pointee.control >= 0 { _ = unsafe Control.send(process.pointee.control, &request, passing: -1) }
-      unsafe channel.pointee.full = false
+      unsafe giveBack(socket, process)
+      unsafe socket.pointee.channel.unsafelyUnwrapped.pointee.full = false
     }
+    unsafe leaveOldBlock(socket)
     unsafe Process.drop(socket.pointee.event)
     unsafe socket.pointee.event = -1
     // `endpoint` stays: a thread inside a call on this socket still reads the block, which stays mapped.
+  }
+
+  /// Tells the daemon that nobody uses the endpoint any more. The caller holds the process's lock.
+  static func giveBack(_ socket: SocketPointer, _ process: ProcessPointer) {
+    let channel = unsafe socket.pointee.channel.unsafelyUnwrapped
+    var request = mn_request()
+    if unsafe process.pointee.control < 0 { _ = unsafe Control.finishGreeting(process) }
+    unsafe Control.fill(&request, kind: MN_REQUEST_CLOSE, process)
+    request.channel = unsafe channel.pointee.identifier
+    request.endpoint = unsafe socket.pointee.index
+    request.token = unsafe channel.pointee.token
+    if unsafe process.pointee.control >= 0 { _ = unsafe Control.send(process.pointee.control, &request, passing: -1) }
+    // On the kernel nothing reaches a socket that is closed. The daemon needs a moment to take the address out of the
+    // table of local endpoints; until then this process, which knows, leaves its datagrams for it to the kernel.
+    let local = unsafe socket.pointee.local
+    unsafe process.pointee.departed[process.pointee.departedNext & 7] = mn_local_key(socket.pointee.netns, local.address, local.port)
+    unsafe process.pointee.departedNext &+= 1
+    unsafe mn_store_release_u64(&process.pointee.departedUntil, mn_sys_nanoseconds() &+ Process.departure)
+  }
+
+  /// Whether a local endpoint that the table still shows is one that this process has just closed.
+  @inline(never)
+  static func hasDeparted(_ process: ProcessPointer, netns: UInt16, _ name: Name) -> Bool {
+    if unsafe mn_sys_nanoseconds() > process.pointee.departedUntil {
+      unsafe mn_store_relaxed_u64(&process.pointee.departedUntil, 0)
+      return false
+    }
+    for index in 0..<8 {
+      let key = unsafe process.pointee.departed[index]
+      if key == mn_local_key(netns, name.address, name.port) || key == mn_local_key(netns, 0, name.port) { return true }
+    }
+    return false
   }
 }

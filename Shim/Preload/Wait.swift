@@ -167,6 +167,7 @@ enum Wait {
   /// room leaves the eventfd as it is, because it may stand for input.
   ///
   /// - Returns: true when it is safe to sleep: armed, and nothing there yet.
+  @inline(never)
   static func arm(_ socket: SocketPointer, _ forInput: Bool) -> Bool {
     let word = unsafe Socket.word(socket, Int(forInput ? MN_OFFSET_ENDPOINT_RX_WAIT : MN_OFFSET_ENDPOINT_TX_WAIT))
     if unsafe isReady(socket, forInput) { return false }
@@ -339,7 +340,9 @@ enum Loss {
     unsafe mn_log(2, "the daemon is back", 0, 0)
     unsafe process.pointee.lostSockets = 0
     unsafe process.pointee.sockets.forEach { socket in
-      guard unsafe socket.pointee.endpoint != nil && socket.pointee.engineLost && socket.pointee.fd >= 0 else { return }
+      guard unsafe socket.pointee.endpoint != nil && socket.pointee.engineLost && socket.pointee.fd >= 0,
+        unsafe socket.pointee.retired == .no
+      else { return }
       // What the old rings still hold is delivered first; the next receive tries again.
       if unsafe Socket.hasInput(socket) {
         unsafe process.pointee.lostSockets += 1

@@ -8,6 +8,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <limits.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
@@ -66,7 +67,10 @@ SAME(EDESTADDRREQ); SAME(EMSGSIZE); SAME(ENETDOWN); SAME(ENOTCONN); SAME(ETIMEDO
 SAME(ENETUNREACH); SAME(EISCONN); SAME(F_DUPFD); SAME(F_GETFL); SAME(F_SETFL); SAME(F_DUPFD_CLOEXEC); SAME(O_NONBLOCK);
 SAME(FIONREAD); SAME(FIONBIO); SAME(TIOCOUTQ); SAME(POLLIN); SAME(POLLPRI); SAME(POLLOUT); SAME(POLLERR); SAME(POLLHUP);
 SAME(POLLNVAL); SAME(POLLRDNORM); SAME(POLLWRNORM); SAME(EPOLLEXCLUSIVE); SAME(EPOLLONESHOT); SAME(EPOLL_CTL_ADD);
-SAME(EPOLL_CTL_DEL); SAME(EPOLL_CTL_MOD); SAME(SHUT_RD); SAME(SHUT_WR); SAME(SHUT_RDWR);
+SAME(EPOLL_CTL_DEL); SAME(EPOLL_CTL_MOD); SAME(SHUT_RD); SAME(SHUT_WR); SAME(SHUT_RDWR); SAME(MSG_OOB); SAME(MSG_MORE); SAME(MSG_ZEROCOPY);
+SAME(UDP_CORK); SAME(POLLWRBAND); SAME(POLLRDHUP); SAME(O_ASYNC); SAME(SO_ATTACH_FILTER); SAME(SO_ATTACH_BPF); SAME(SO_BINDTODEVICE);
+SAME(SO_PEEK_OFF); SAME(SO_TIMESTAMPING); SAME(IP_RECVOPTS); SAME(IP_RETOPTS); SAME(IP_OPTIONS); SAME(IP_CHECKSUM); SAME(IP_PASSSEC);
+SAME(IP_RECVORIGDSTADDR); SAME(IP_RECVFRAGSIZE); SAME(IP_MINTTL); SAME(UDP_ENCAP); SAME(SO_LOCK_FILTER); SAME(SO_RCVBUF); SAME(SO_RCVBUFFORCE);
 _Static_assert(MN_EPOLLET == (uint32_t)EPOLLET, "EPOLLET");
 
 #define EXPORT __attribute__((visibility("default")))
@@ -90,6 +94,7 @@ void mn_hook_duplicated(void *entry, int from, int to);
 void mn_hook_flags_changed(void *entry, int fd);
 int mn_hook_fionread(void *entry, int fd, int *value);
 int mn_hook_outq(void *entry, int fd, int *value);
+int mn_hook_stamp(void *entry, bool nanoseconds, int64_t *stamp, int result);
 int mn_hook_getsockopt(void *entry, int fd, int level, int name, void *value, uint32_t *length);
 int mn_hook_setsockopt(void *entry, int fd, int level, int name, const void *value, uint32_t length);
 int mn_hook_getpeername(void *entry, int fd, void *address, uint32_t *length);
@@ -652,37 +657,48 @@ EXPORT ssize_t write(int fd, const void *data, size_t size) {
   return LIKELY(!head) ? real.write(fd, data, size) : send_to(head, fd, data, size, 0, NULL, 0);
 }
 
-static ssize_t read_vectors(void *entry, int fd, const struct iovec *vectors, int count) {
+// Vectors of no bytes at all never reach a socket: the kernel answers, and takes or sends nothing.
+static bool is_for_kernel(const struct iovec *vectors, int count) {
+  if (count < 0 || count > IOV_MAX) return true;
   size_t total = 0;
-  for (int i = 0; i < count; i++) total += vectors[i].iov_len;
-  if (count < 0 || count > IOV_MAX || total == 0) return REAL(readv)(fd, vectors, count);
-  struct msghdr message = {.msg_iov = (struct iovec *)vectors, .msg_iovlen = (size_t)count};
-  return mn_hook_recvmsg(entry, fd, (void *)&message, 0);
+  for (int i = 0; i < count; i++) total |= vectors[i].iov_len;
+  return total == 0;
 }
-static ssize_t write_vectors(void *entry, int fd, const struct iovec *vectors, int count) {
-  if (count < 0 || count > IOV_MAX) return REAL(writev)(fd, vectors, count);
+static ssize_t read_vectors(void *entry, int fd, const struct iovec *vectors, int count, int flags) {
+  if (is_for_kernel(vectors, count)) return REAL(readv)(fd, vectors, count);
   struct msghdr message = {.msg_iov = (struct iovec *)vectors, .msg_iovlen = (size_t)count};
-  return mn_hook_sendmsg(entry, fd, (const void *)&message, 0);
+  return mn_hook_recvmsg(entry, fd, (void *)&message, flags);
+}
+static ssize_t write_vectors(void *entry, int fd, const struct iovec *vectors, int count, int flags) {
+  if (is_for_kernel(vectors, count)) return REAL(writev)(fd, vectors, count);
+  struct msghdr message = {.msg_iov = (struct iovec *)vectors, .msg_iovlen = (size_t)count};
+  return mn_hook_sendmsg(entry, fd, (const void *)&message, flags);
+}
+// What preadv2 and pwritev2 may ask of a socket; -1: what the kernel has to judge.
+static int flags_of_rwf(int flags) {
+  return flags & ~(RWF_HIPRI | RWF_NOWAIT) ? -1 : flags & RWF_NOWAIT ? MSG_DONTWAIT : 0;
 }
 
 EXPORT ssize_t readv(int fd, const struct iovec *vectors, int count) {
   void *entry = entry_of(fd);
-  return LIKELY(!entry) ? REAL(readv)(fd, vectors, count) : read_vectors(entry, fd, vectors, count);
+  return LIKELY(!entry) ? REAL(readv)(fd, vectors, count) : read_vectors(entry, fd, vectors, count, 0);
 }
 EXPORT ssize_t writev(int fd, const struct iovec *vectors, int count) {
   void *entry = entry_of(fd);
-  return LIKELY(!entry) ? REAL(writev)(fd, vectors, count) : write_vectors(entry, fd, vectors, count);
+  return LIKELY(!entry) ? REAL(writev)(fd, vectors, count) : write_vectors(entry, fd, vectors, count, 0);
 }
 // Offset -1 means the current position, the only one that a socket has.
 EXPORT ssize_t preadv2(int fd, const struct iovec *vectors, int count, off_t offset, int flags) {
   void *entry = entry_of(fd);
-  return LIKELY(!entry || offset != -1 || flags) ? REAL(preadv2)(fd, vectors, count, offset, flags)
-                                                 : read_vectors(entry, fd, vectors, count);
+  int asked = flags_of_rwf(flags);
+  return LIKELY(!entry || offset != -1 || asked < 0) ? REAL(preadv2)(fd, vectors, count, offset, flags)
+                                                     : read_vectors(entry, fd, vectors, count, asked);
 }
 EXPORT ssize_t pwritev2(int fd, const struct iovec *vectors, int count, off_t offset, int flags) {
   void *entry = entry_of(fd);
-  return LIKELY(!entry || offset != -1 || flags) ? REAL(pwritev2)(fd, vectors, count, offset, flags)
-                                                 : write_vectors(entry, fd, vectors, count);
+  int asked = flags_of_rwf(flags);
+  return LIKELY(!entry || offset != -1 || asked < 0) ? REAL(pwritev2)(fd, vectors, count, offset, flags)
+                                                     : write_vectors(entry, fd, vectors, count, asked);
 }
 EXPORT ssize_t preadv64v2(int fd, const struct iovec *v, int n, off64_t o, int f) { return preadv2(fd, v, n, o, f); }
 EXPORT ssize_t pwritev64v2(int fd, const struct iovec *v, int n, off64_t o, int f) { return pwritev2(fd, v, n, o, f); }
@@ -707,8 +723,28 @@ EXPORT int close(int fd) {
   return REAL(close)(fd);
 }
 
+// Tokio waits on an epoll and registers by a dup of it that was made before there was a socket. Nothing of ours was in
+// it then, so the last dups of unknown descriptors are remembered; whether they still are what they were, the kernel says.
+#define TWINS 64
+static struct { int32_t from, to; } twins[TWINS];
+static uint32_t twin_turn;
+static void remember_twins(int from, int to) {
+  uint32_t place = __atomic_fetch_add(&twin_turn, 1, __ATOMIC_RELAXED) % TWINS;
+  twins[place].from = from;
+  twins[place].to = to;
+}
+uint32_t mn_twin_count(void) { return twin_turn < TWINS ? twin_turn : TWINS; }
+bool mn_twin_get(uint32_t index, int32_t *from, int32_t *to) {
+  *from = twins[index % TWINS].from, *to = twins[index % TWINS].to;
+  if (*from == *to) return false;
+  long pid = RAW(SYS_getpid, 0, 0, 0, 0, 0, 0);
+  // A filter may forbid kcmp; then dup's word stands.
+  return RAW(SYS_kcmp, pid, pid, 0 /* KCMP_FILE */, *from, *to, 0) <= 0;
+}
+
 // The new number may have been anything of ours before: libc or the kernel closed that behind our back.
 static int duplicated(int from, int to) {
+  if (to >= 0 && to != from && !entry_of(from)) remember_twins(from, to);
   if (to >= 0 && mn_table_length && to != from) {
     void *entry = entry_of(from), *old = entry_of(to);
     if (UNLIKELY(old != NULL)) mn_hook_closing(old, to);
@@ -749,8 +785,8 @@ EXPORT void closefrom(int first) {
 
 static int control_descriptor(int (*call)(int, int, ...), int fd, int command, void *argument) {
   int result = call(fd, command, argument);
-  if (LIKELY(!mn_table_length) || result < 0) return result;
   if (command == F_DUPFD || command == F_DUPFD_CLOEXEC) return duplicated(fd, result);
+  if (LIKELY(!mn_table_length) || result < 0) return result;
   if (command == F_SETFL) {
     void *entry = entry_of(fd);
     if (entry) mn_hook_flags_changed(entry, fd);
@@ -780,8 +816,12 @@ EXPORT int ioctl(int fd, unsigned long request, ...) {
   if (LIKELY(!entry)) return REAL(ioctl)(fd, request, argument);
   if (request == FIONREAD && argument) return mn_hook_fionread(entry, fd, argument);
   if (request == TIOCOUTQ && argument) return mn_hook_outq(entry, fd, argument);
-  int result = REAL(ioctl)(fd, request, argument);
-  if (request == FIONBIO && result == 0) mn_hook_flags_changed(entry, fd);
+  int saved = errno, result = REAL(ioctl)(fd, request, argument);
+  if ((request == FIONBIO || request == FIOASYNC) && result == 0) mn_hook_flags_changed(entry, fd);
+  if (request == SIOCGSTAMP || request == SIOCGSTAMPNS) {
+    result = mn_hook_stamp(entry, request == SIOCGSTAMPNS, argument, result);
+    if (result == 0) errno = saved;
+  }
   return result;
 }
 

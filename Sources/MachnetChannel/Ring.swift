@@ -74,6 +74,12 @@ public struct RingWriter {
     tail = unsafe mn_load_relaxed_u64(ring) & ~63
   }
 
+  /// The charges that the reader says it has taken (`mn_ring.charge_taken`).
+  @inlinable @inline(__always)
+  public var chargeTaken: UInt64 {
+    @_noLocks get { unsafe mn_load_relaxed_u64(UnsafeRawPointer(ring) + Int(MN_OFFSET_RING_CHARGE_TAKEN)) }
+  }
+
   /// Room for a record with `length` bytes of payload; nil when the ring is full (or its head is a lie: then it looks
   /// full for ever, which harms only the side that lied).
   ///
@@ -191,6 +197,13 @@ public struct RingReader {
       if kind != UInt16(MN_RECORD_PAD) || offset &+ stride != capacity || offset == 0 { return .damaged }
       head = head &+ stride
     }
+  }
+
+  /// Adds to `mn_ring.charge_taken`, before the record is given back.
+  @inlinable @inline(__always) @_noLocks
+  public func take(charge: UInt64) {
+    let word = unsafe UnsafeMutableRawPointer(ring) + Int(MN_OFFSET_RING_CHARGE_TAKEN)
+    unsafe mn_store_relaxed_u64(word, mn_load_relaxed_u64(word) &+ charge)
   }
 
   /// Steps over the record that `peek` gave. The writer sees it at `publish`.

@@ -104,6 +104,11 @@ extension Core {
       source: ip.source, destination: ip.destination, sourcePort: datagram.sourcePort,
       destinationPort: datagram.destinationPort, ttl: ttl, tos: tos)
     let content = datagram.payload
+    let limit = receiveLimit(of: receiver)
+    if limit != 0 && !fits(content.count, limit, receiver) {
+      dropReceived(.receiveRingFull, receiver)
+      return
+    }
     let isTaken = unsafe deliver(
       content.base, content.count, envelope, interface: ports[port].interface, to: receiver)
     if !isTaken { dropReceived(.receiveRingFull, receiver) }

@@ -118,6 +118,11 @@ extension Core {
     _ record: Record, _ segment: Int, _ envelope: Envelope, _ route: Route, from slot: UInt32
   ) -> Sent {
     var offset = Int(endpoints[slot].progress)
+    if offset == 0 && route.kind == .local && takesTogether(route.target) {
+      var whole = envelope
+      whole.segment = UInt16(truncatingIfNeeded: segment)
+      return unsafe sendLocal(record.payload, record.length, whole, route, from: slot)
+    }
     while offset < record.length {
       let length = min(segment, record.length &- offset)
       if unsafe sendOne(record.payload + offset, length, envelope, route, from: slot) == .wait {
@@ -128,6 +133,12 @@ extension Core {
     }
     endpoints[slot].progress = 0
     return .done
+  }
+
+  /// UDP_GRO: whether a receiver wants the segments of one send in one piece.
+  @_noLocks
+  private func takesTogether(_ receiver: UInt32) -> Bool {
+    unsafe mn_load_relaxed_u32(endpoints[receiver].block + Int(MN_OFFSET_ENDPOINT_RECEIVE_TOGETHER)) == 1
   }
 
   @inline(__always) @_noLocks
@@ -176,7 +187,11 @@ extension Core {
     _ payload: UnsafeMutableRawPointer, _ length: Int, _ envelope: Envelope, _ route: Route, from slot: UInt32
   ) -> Sent {
     let receiver = route.target
-    if unsafe deliver(payload, length, envelope, interface: route.interface, to: receiver) {
+    let limit = receiveLimit(of: receiver)
+    if limit != 0 && !fits(length, limit, receiver) {
+      // A full receive buffer: the kernel drops at once, and so do we.
+      dropReceived(.receiveRingFull, receiver)
+    } else if unsafe deliver(payload, length, envelope, interface: route.interface, to: receiver) {
       endpoints[slot].stalledSince = 0
       mailbox.count(.localDatagrams)
       mailbox.count(.localBytes, length)
@@ -209,6 +224,20 @@ extension Core {
     _ = unsafe mn_fetch_add_u64(endpoints[receiver].block + Int(MN_OFFSET_ENDPOINT_RX_DROPS), 1)
   }
 
+  /// SO_RCVBUF, where the receiver's program has set it; else 0.
+  @inline(__always) @_noLocks
+  func receiveLimit(of receiver: UInt32) -> UInt32 {
+    unsafe mn_load_relaxed_u32(endpoints[receiver].block + Int(MN_OFFSET_ENDPOINT_RECEIVE_LIMIT))
+  }
+
+  /// Whether a datagram keeps within its receiver's SO_RCVBUF, by the kernel's accounting.
+  @inline(never) @_noLocks
+  func fits(_ length: Int, _ limit: UInt32, _ receiver: UInt32) -> Bool {
+    let waiting = endpoints[receiver].charged &- endpoints[receiver].writer.chargeTaken
+    // What a receiver says that it took more than it got is a lie, and harms itself alone: then nothing fits.
+    return waiting &+ mn_charge(UInt32(truncatingIfNeeded: length)) <= UInt64(limit)
+  }
+
   /// Puts a datagram into an RX ring; published with the burst.
   ///
   /// - Returns: false when there is no room (or the receiver is marked slow).
@@ -222,6 +251,11 @@ extension Core {
     }
     guard let record = endpoints[receiver].writer.reserve(length) else { return false }
     unsafe fill(record, payload, envelope, interface: interface)
+    if receiveLimit(of: receiver) != 0 {
+      let flags = Core.receiveFlags | UInt16(truncatingIfNeeded: MN_RECORD_CHARGED)
+      unsafe record.base.storeBytes(of: flags, toByteOffset: 6, as: UInt16.self)
+      endpoints[receiver].charged &+= mn_charge(UInt32(truncatingIfNeeded: length))
+    }
     endpoints[receiver].writer.commit(record)
     count(length, deliveredTo: receiver)
     return true
@@ -243,7 +277,7 @@ extension Core {
     unsafe header.storeBytes(of: Core.receiveFlags, toByteOffset: 6, as: UInt16.self)
     unsafe header.storeBytes(of: envelope.sourcePort, toByteOffset: 8, as: UInt16.self)
     unsafe header.storeBytes(of: envelope.destinationPort, toByteOffset: 10, as: UInt16.self)
-    unsafe header.storeBytes(of: 0, toByteOffset: 12, as: UInt16.self)
+    unsafe header.storeBytes(of: envelope.segment, toByteOffset: 12, as: UInt16.self)
     unsafe header.storeBytes(of: envelope.ttl, toByteOffset: 14, as: UInt8.self)
     unsafe header.storeBytes(of: envelope.tos, toByteOffset: 15, as: UInt8.self)
     unsafe header.storeBytes(of: interface, toByteOffset: 16, as: UInt32.self)
@@ -314,4 +348,6 @@ struct Envelope: BitwiseCopyable {
   var dontFragment = false
   /// Goes over a session.
   var isReliable = false
+  /// Bytes of a segment where several datagrams are delivered in one piece (UDP_GRO); 0: it is one.
+  var segment: UInt16 = 0
 }

@@ -41,6 +41,8 @@ struct Endpoint {
 
   /// Visits in a row that found nothing.
   var emptyVisits: UInt32 = 0
+  /// Sum of mn_charge() of what was put into the RX ring under a receive limit.
+  var charged: UInt64 = 0
   /// Bytes of the record at the head of the TX ring that are already delivered (UDP_SEGMENT).
   var progress: UInt32 = 0
   /// When the head of its TX ring was first refused by a full receiver; 0: it was not.

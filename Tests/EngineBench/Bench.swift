@@ -151,6 +151,7 @@ package final class Application {
       guard case .record(let record) = readers[engine].peek() else { continue }
       let header = unsafe record.header.pointee
       let payload = unsafe [UInt8](UnsafeRawBufferPointer(start: record.payload, count: record.length))
+      if header.flags & UInt16(MN_RECORD_CHARGED) != 0 { readers[engine].take(charge: mn_charge(UInt32(record.length))) }
       readers[engine].advance(record)
       readers[engine].publish()
       return Received(
@@ -160,6 +161,24 @@ package final class Application {
     }
     return nil
   }
+
+  /// The segment size of the record that comes next; nil: none does.
+  package var nextSegment: UInt16? {
+    for engine in readers.indices {
+      if case .record(let record) = readers[engine].peek() { return unsafe record.header.pointee.segment }
+    }
+    return nil
+  }
+
+  /// SO_RCVBUF and UDP_GRO as the shim states them.
+  package func want(limit: UInt32 = 0, together: Bool = false) {
+    let endpoint = unsafe channel.block(index).assumingMemoryBound(to: mn_endpoint.self)
+    unsafe endpoint.pointee.receive_limit = limit
+    unsafe endpoint.pointee.receive_together = together ? 1 : 0
+  }
+
+  /// A lie about the charges taken.
+  package func claim(taken: UInt64) { for reader in readers { reader.take(charge: taken) } }
 
   package func takeError() -> Int32 {
     unsafe Int32(mn_exchange_u32(channel.block(index) + Int(MN_OFFSET_ENDPOINT_ERROR), 0))

@@ -181,6 +181,62 @@ final class House {
     #expect(together == payload)
   }
 
+  @Test func `segments come in one piece to a receiver that asks for it`() {
+    let house = House()
+    let alice = house.open(0, loopback, 1000)
+    let bob = house.open(1, loopback, 2000)
+    bob.want(together: true)
+    _ = house.step()
+    let payload = (0..<1000).map { UInt8(truncatingIfNeeded: $0) }
+    #expect(alice.send(payload, to: loopback, 2000, segment: 300))
+    #expect(alice.send([1, 2], to: loopback, 2000, segment: 300))
+    _ = house.step()
+    #expect(bob.nextSegment == 300)
+    #expect(bob.receive()?.payload == payload)
+    #expect(bob.nextSegment == 0)
+    #expect(bob.receive()?.payload == [1, 2])
+    #expect(bob.receive() == nil)
+  }
+
+  @Test func `a receive limit holds what the kernel's buffer would, and what is taken makes room`() {
+    let house = House()
+    let alice = house.open(0, loopback, 1000)
+    let bob = house.open(1, loopback, 2000)
+    // As Linux 6.x: 832 bytes for the smallest datagram, 2304 for one of 1400 bytes.
+    bob.want(limit: 8192)
+    _ = house.step()
+    for (length, fitting) in [(1, 9), (1400, 3)] {
+      for _ in 0..<20 { #expect(alice.send([UInt8](repeating: 7, count: length), to: loopback, 2000)) }
+      while house.step() {}
+      var count = 0
+      while bob.receive() != nil { count += 1 }
+      #expect(count == fitting, "of \(length) bytes")
+    }
+    #expect(bob.rxDrops == 11 + 17)
+    // Without a limit the ring is the limit again.
+    bob.want()
+    for _ in 0..<20 { #expect(alice.send([1], to: loopback, 2000)) }
+    while house.step() {}
+    var count = 0
+    while bob.receive() != nil { count += 1 }
+    #expect(count == 20)
+  }
+
+  @Test func `a receiver that lies about what it took harms itself alone`() {
+    let house = House()
+    let alice = house.open(0, loopback, 1000)
+    let bob = house.open(1, loopback, 2000)
+    let carol = house.open(2, loopback, 2001)
+    bob.want(limit: 2304)
+    bob.claim(taken: 1 << 40)
+    _ = house.step()
+    #expect(alice.send([1], to: loopback, 2000))
+    #expect(alice.send([2], to: loopback, 2001))
+    while house.step() {}
+    #expect(bob.receive() == nil)
+    #expect(carol.receive()?.payload == [2])
+  }
+
   @Test func `segments that find a full ring go on where they stopped`() {
     let house = House(stallMicroseconds: 60_000_000)
     let alice = house.open(0, loopback, 1000)

@@ -126,6 +126,7 @@ enum {
   MN_RECORD_TOS = 4,           /* likewise for `tos` */
   MN_RECORD_DONT_FRAGMENT = 8, /* TX: IP_MTU_DISCOVER asks for DF */
   MN_RECORD_MACHNET = 16,      /* TX: the rule says transport machnet */
+  MN_RECORD_CHARGED = 32,      /* RX: counts against `receive_limit` until it is taken */
 };
 
 /// What precedes a datagram's payload in a ring, in both directions. Records start on cache lines; the next one
@@ -152,8 +153,16 @@ struct mn_ring {
   uint64_t tail;
   uint64_t tail_reserved[7];
   uint64_t head;
-  uint64_t head_reserved[7];
+  uint64_t charge_taken; /* RX, app: sum of mn_charge() of the charged records taken so far */
+  uint64_t head_reserved[6];
 };
+
+/// What a datagram takes of SO_RCVBUF, bytes: the kernel's `truesize` of a buffer for it (struct sk_buff, headers and
+/// shared info, rounded up as its allocator does), as of Linux 6.x.
+MN_HOT static inline uint64_t mn_charge(uint32_t length) {
+  uint32_t needed = length + 59 + 320;
+  return 256 + (needed <= 576 ? 576 : 1u << (32 - __builtin_clz(needed - 1)));
+}
 
 /// State of one side's wait. app: AWAKE/SIGNALLED -> ARMED; engine: ARMED -> SIGNALLED, then writes the eventfd.
 enum { MN_WAIT_AWAKE = 0, MN_WAIT_ARMED = 1, MN_WAIT_SIGNALLED = 2 };
@@ -171,6 +180,7 @@ enum {
   MN_SOCKET_SHUTDOWN_WRITE = 512,
   MN_SOCKET_GRO = 1024,
   MN_SOCKET_RECVPKTINFO6 = 2048,
+  MN_SOCKET_TIMESTAMPING = 4096,
 };
 
 /// One offloaded socket. 512 bytes; each line has one kind of writer.
@@ -185,7 +195,10 @@ struct mn_endpoint {
   // wake-ups: app arms, engine signals
   uint32_t rx_wait;
   uint32_t tx_wait;
-  uint32_t reserved1[14];
+  // what the app wants of its receives; a lie harms itself alone
+  uint32_t receive_limit;    /* SO_RCVBUF, where the program has set it; 0: the ring is the limit */
+  uint32_t receive_together; /* UDP_GRO: 1 takes a segmented send of this host in one piece */
+  uint32_t reserved1[12];
   // app only: the locks that several threads and forked processes share (0: free, else the owner's thread id)
   uint32_t tx_lock;
   uint32_t reserved2[15];
@@ -340,6 +353,9 @@ enum {
   MN_OFFSET_ENDPOINT_RX_DROPS = offsetof(struct mn_endpoint, rx_drops),
   MN_OFFSET_ENDPOINT_RX_WAIT = offsetof(struct mn_endpoint, rx_wait),
   MN_OFFSET_ENDPOINT_TX_WAIT = offsetof(struct mn_endpoint, tx_wait),
+  MN_OFFSET_ENDPOINT_RECEIVE_LIMIT = offsetof(struct mn_endpoint, receive_limit),
+  MN_OFFSET_ENDPOINT_RECEIVE_TOGETHER = offsetof(struct mn_endpoint, receive_together),
+  MN_OFFSET_RING_CHARGE_TAKEN = offsetof(struct mn_ring, charge_taken),
   MN_OFFSET_ENDPOINT_TX_LOCK = offsetof(struct mn_endpoint, tx_lock),
   MN_OFFSET_ENDPOINT_RX_LOCK = offsetof(struct mn_endpoint, rx_lock),
   MN_OFFSET_ENDPOINT_FLAGS = offsetof(struct mn_endpoint, flags),

@@ -54,11 +54,12 @@ enum {
   MN_IPPROTO_IP = 0, MN_IPPROTO_UDP = 17, MN_IPPROTO_IPV6 = 41,
   MN_MSG_PEEK = 0x2, MN_MSG_DONTROUTE = 0x4, MN_MSG_CTRUNC = 0x8, MN_MSG_TRUNC = 0x20, MN_MSG_DONTWAIT = 0x40, MN_MSG_WAITALL = 0x100,
   MN_MSG_CONFIRM = 0x800, MN_MSG_ERRQUEUE = 0x2000, MN_MSG_NOSIGNAL = 0x4000, MN_MSG_WAITFORONE = 0x10000,
-  MN_MSG_CMSG_CLOEXEC = 0x40000000,
+  MN_MSG_CMSG_CLOEXEC = 0x40000000, MN_MSG_OOB = 0x1, MN_MSG_PROBE = 0x10, MN_MSG_MORE = 0x8000, MN_MSG_SENDPAGE_NOTLAST = 0x20000,
+  MN_MSG_ZEROCOPY = 0x4000000,
   MN_SOL_SOCKET = 1, MN_SO_ERROR = 4, MN_SO_REUSEPORT = 15, MN_SO_RCVTIMEO = 20, MN_SO_SNDTIMEO = 21,
   MN_SO_DOMAIN = 39, MN_SO_TYPE = 3, MN_SO_PROTOCOL = 38, MN_SO_TIMESTAMP = 29, MN_SO_TIMESTAMPNS = 35, MN_SO_RXQ_OVFL = 40,
   MN_IP_TOS = 1, MN_IP_TTL = 2, MN_IP_PKTINFO = 8, MN_IP_MTU_DISCOVER = 10, MN_IP_RECVTTL = 12, MN_IP_RECVTOS = 13,
-  MN_IP_FREEBIND = 15, MN_IPV6_V6ONLY = 26, MN_IPV6_RECVPKTINFO = 49, MN_IPV6_PKTINFO = 50, MN_UDP_SEGMENT = 103, MN_UDP_GRO = 104,
+  MN_IP_FREEBIND = 15, MN_IPV6_V6ONLY = 26, MN_IPV6_RECVPKTINFO = 49, MN_IPV6_PKTINFO = 50, MN_UDP_CORK = 1, MN_UDP_SEGMENT = 103, MN_UDP_GRO = 104,
   MN_IP_PMTUDISC_DO = 2,
   MN_EPERM = 1, MN_EINTR = 4, MN_EIO = 5, MN_EBADF = 9, MN_EAGAIN = 11, MN_ENOMEM = 12, MN_EFAULT = 14, MN_EINVAL = 22, MN_EPIPE = 32,
   MN_EDESTADDRREQ = 89, MN_EMSGSIZE = 90, MN_ENETDOWN = 100, MN_ENOTCONN = 107, MN_ETIMEDOUT = 110, MN_ECONNREFUSED = 111,
@@ -66,7 +67,10 @@ enum {
   MN_F_DUPFD = 0, MN_F_GETFL = 3, MN_F_SETFL = 4, MN_F_DUPFD_CLOEXEC = 1030, MN_O_NONBLOCK = 04000,
   MN_FIONREAD = 0x541B, MN_FIONBIO = 0x5421, MN_TIOCOUTQ = 0x5411,
   MN_POLLIN = 1, MN_POLLPRI = 2, MN_POLLOUT = 4, MN_POLLERR = 8, MN_POLLHUP = 16, MN_POLLNVAL = 32, MN_POLLRDNORM = 64,
-  MN_POLLWRNORM = 256,
+  MN_POLLWRNORM = 256, MN_POLLWRBAND = 512, MN_POLLRDHUP = 0x2000, MN_O_ASYNC = 020000,
+  MN_SO_ATTACH_FILTER = 26, MN_SO_ATTACH_BPF = 50, MN_SO_BINDTODEVICE = 25, MN_SO_PEEK_OFF = 42, MN_SO_TIMESTAMPING = 37,
+  MN_SO_LOCK_FILTER = 44, MN_SO_RCVBUF = 8, MN_SO_RCVBUFFORCE = 33, MN_IP_RECVOPTS = 6, MN_IP_RETOPTS = 7, MN_IP_OPTIONS = 4, MN_IP_CHECKSUM = 23,
+  MN_IP_PASSSEC = 18, MN_IP_RECVORIGDSTADDR = 20, MN_IP_RECVFRAGSIZE = 25, MN_IP_MINTTL = 21, MN_UDP_ENCAP = 100,
   MN_EPOLLEXCLUSIVE = 1 << 28, MN_EPOLLONESHOT = 1 << 30, MN_EPOLL_CTL_ADD = 1, MN_EPOLL_CTL_DEL = 2, MN_EPOLL_CTL_MOD = 3,
   MN_SHUT_RD = 0, MN_SHUT_WR = 1, MN_SHUT_RDWR = 2,
 };
@@ -220,6 +224,10 @@ int32_t mn_sys_ppoll(struct mn_pollfd *entries, uint64_t count, const struct mn_
 int32_t mn_sys_epoll_ctl(int32_t epfd, int32_t operation, int32_t fd, void *event);
 int32_t mn_sys_eventfd(void); /* non-blocking, close-on-exec */
 int32_t mn_sys_yield(void);
+/// Descriptors that dup and its like have made of unknown ones lately, by index below mn_twin_count.
+uint32_t mn_twin_count(void);
+/// - Returns: false when the two are not one file (any more).
+bool mn_twin_get(uint32_t index, int32_t *from, int32_t *to);
 /// Blocks every signal that may be blocked without hiding a fault; the old mask (8 bytes) goes to `old`.
 void mn_sys_signals_block(void *old);
 void mn_sys_signals_restore(const void *old);
