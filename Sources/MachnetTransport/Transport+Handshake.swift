@@ -94,6 +94,10 @@ extension Transport {
     }
   }
 
+  /// Numbers start just below the wrap, so that every session passes it soon. They need not be a secret: tags are.
+  @_noLocks
+  private mutating func firstNumber() -> UInt32 { 0 &- UInt32(truncatingIfNeeded: random.below(1024)) }
+
   @_noLocks
   private mutating func randomPorts() -> PortPair {
     PortPair(
@@ -130,7 +134,7 @@ extension Transport {
 
   @_noLocks
   private mutating func blank(_ local: UInt32, _ remote: UInt32, _ datagramMax: Int, _ now: UInt64) -> Session {
-    let first = UInt32(truncatingIfNeeded: random.next())
+    let first = firstNumber()
     let size = min(datagramMax, bufferSize)
     return Session(
       state: .free, isClient: false, isReady: false, remoteEngine: 0, remoteEngines: 0, localAddress: local,
@@ -139,7 +143,7 @@ extension Transport {
       remotePiece: 0, next: none, generation: 0, openedAt: now, waveAt: 0, waveInterval: 0, waveLeft: 0, sprayed: 0,
       confirmPorts: PortPair(source: 0, destination: 0), cookie: 0, cookieTime: 0, base: first, nextNumber: first,
       staged: first, inFlight: 0, lost: 0, lostHint: first, recoverUntil: first,
-      peerWindow: UInt32(Transport.windowMax), nextMessage: 0, pendingMessages: 0, smoothedRTT: 0, varianceRTT: 0,
+      peerWindow: UInt32(Transport.windowMax), nextMessage: 0 &- 64, pendingMessages: 0, smoothedRTT: 0, varianceRTT: 0,
       minimumRTT: .max, nextMinimumRTT: .max, minimumUntil: 0, latestRTT: 0, rackSentAt: 0, reorderEighths: 4,
       reorderUntil: 0, backoff: 0, progressAt: now, timerFrom: now, probeSent: false, wantsProbe: false,
       congestion: CongestionControl(target: options.targetDelay), expected: 0, received: (0, 0, 0, 0), ackPending: 0,
@@ -306,7 +310,7 @@ extension Transport {
     if free < 0 { free = oldest }
     let time = UInt8(truncatingIfNeeded: now >> Transport.cookieShift)
     let tag = newTag()
-    let first = UInt32(truncatingIfNeeded: random.next())
+    let first = firstNumber()
     let cookie = self.cookie(
       tag: tag, remoteTag: packet.tag, localAddress: arrival.localAddress, remoteAddress: arrival.remoteAddress,
       ports: arrival.ports, first: first, remoteFirst: offer.first, remoteEpoch: offer.epoch, engine: packet.engine,
