@@ -117,8 +117,10 @@ extension Transport {
     }
   }
 
-  /// How long a packet may be overtaken before it is taken to be lost: at first half a round trip; twice as long each
-  /// time that this was wrong.
+  static var reorderEighthsLeast: UInt32 { @_noLocks get { 8 } }
+
+  /// How long a packet may be overtaken before it is taken to be lost: at first a round trip, since the window has room
+  /// for several; twice as long each time that this was wrong.
   @inline(__always) @_noLocks
   private func reorderWindow(_ slot: UInt32) -> UInt64 {
     max(20_000, max(sessions[slot].smoothedRTT, sessions[slot].latestRTT) &* UInt64(sessions[slot].reorderEighths) / 8)
@@ -134,7 +136,7 @@ extension Transport {
   /// RACK: what was sent so long before something that has arrived is lost. Retransmissions, too.
   @_noLocks
   mutating func detectLoss(_ slot: UInt32, upTo highest: UInt32, _ now: UInt64) {
-    if sessions[slot].reorderEighths > 4 && now > sessions[slot].reorderUntil { sessions[slot].reorderEighths = 4 }
+    if now > sessions[slot].reorderUntil { sessions[slot].reorderEighths = Transport.reorderEighthsLeast }
     let window = reorderWindow(slot)
     let rack = sessions[slot].rackSentAt
     // Counted from when what overtook it arrived, about now.

@@ -6,7 +6,7 @@ import Testing
 /// The seed of this run: `SEED=` replays one.
 let runSeed: UInt64 = {
   if let text = unsafe getenv("SEED"), let seed = unsafe UInt64(String(cString: text)) { return seed }
-  return UInt64.random(in: 1...UInt64.max)
+  return UInt64.random(in: 1...UInt64(UInt32.max))
 }()
 
 func lab(hosts: Int = 2, engines: Int = 1, mtu: Int = 1500, seed: UInt64 = runSeed, link: LinkOptions = LinkOptions())
