@@ -168,7 +168,8 @@ extension OneAtATime {
         let server = try bench.server("nsd", "-d", "-c", config)
         try server.waitBound(port)
         let load = try bench.client(
-          "dnsperf", "-s", bench.address, "-p", "\(port)", "-d", queries, "-l", "1", "-q", "16", "-c", "4"
+          // (A link-local IPv6 address may or may not be there yet; with one, dnsperf would take an IPv6-only socket.)
+          "dnsperf", "-f", "inet", "-s", bench.address, "-p", "\(port)", "-d", queries, "-l", "1", "-q", "16", "-c", "4"
         ).wait(seconds: 30)
         #expect(load.status == 0, "\(load.output)\(load.errors)")
         let completed = try load.output.number(after: #"Queries completed: +"#)
