@@ -9,22 +9,32 @@ import Testing
 let loopback = ip(127, 0, 0, 1)
 
 /// One daemon without ports, stepped by the test.
-final class House {
+@safe final class House {
   let directory: TestDirectory
   let control: EngineControl
   let channel: TestChannel
   private var engine: Engine<NoPackets>
+  /// Safety: what the engine's clock reads, if it stands still; owned.
+  private let time: UnsafeMutablePointer<UInt64>
 
-  init(hostAddresses: [UInt32] = [], stallMicroseconds: Int = 1000, endpoints: UInt32 = 8) {
+  /// - Parameter standsStill: time does not pass, however slow the machine is.
+  init(
+    hostAddresses: [UInt32] = [], stallMicroseconds: Int = 1000, endpoints: UInt32 = 8, standsStill: Bool = false
+  ) {
+    unsafe time = .allocate(capacity: 1)
+    unsafe time.initialize(to: 1_000_000)
     directory = TestDirectory(hostAddresses: hostAddresses)
     var options = EngineOptions(index: 0, directory: directory.directory)
     options.localStallMicroseconds = stallMicroseconds
+    if standsStill { unsafe options.virtualTime = UnsafePointer(time) }
     control = EngineControl(options: options)!
     channel = TestChannel(identifier: 7, endpoints: endpoints)
     engine = Engine<NoPackets>(control: control)
     _ = try! unsafe control.addChannel(
       identifier: 7, base: channel.base, size: channel.size, doorbell: channel.doorbell)
   }
+
+  deinit { unsafe time.deallocate() }
 
   /// One iteration; whether there was anything to do.
   func step() -> Bool { engine.iterate() }
@@ -252,7 +262,8 @@ final class House {
   }
 
   @Test func `what was sent before a close arrives`() {
-    let house = House()
+    // A close waits for two milliseconds at most.
+    let house = House(standsStill: true)
     let alice = house.open(0, loopback, 1000)
     let bob = house.open(1, loopback, 2000)
     _ = house.step()
