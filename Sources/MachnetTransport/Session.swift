@@ -90,6 +90,9 @@ struct Session: BitwiseCopyable {
   var peerWindow: UInt32
   var nextMessage: UInt32
   var pendingMessages: UInt32
+  /// Words about sockets are numbered: the next of ours, and the latest of the peer's.
+  var nextWord: UInt32
+  var latestWord: UInt32
 
   // Recovery.
   var smoothedRTT: UInt64

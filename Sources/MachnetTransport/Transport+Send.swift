@@ -84,9 +84,11 @@ extension Transport {
       case .unreachable: MachnetChunk.unreachable
       }
     let chunk = MachnetChunk(
-      message: 0, total: 0, offset: 0, kind: kind, length: 0, sourcePort: localPort, destinationPort: remotePort,
+      message: sessions[slot].nextWord, total: 0, offset: 0, kind: kind, length: 0, sourcePort: localPort, destinationPort: remotePort,
       ttl: 0, tos: 0)
-    return stage(slot, chunk, unsafe Bytes(unsafe: buffers.base, count: 0), endsMessage: false, now)
+    if !stage(slot, chunk, unsafe Bytes(unsafe: buffers.base, count: 0), endsMessage: false, now) { return false }
+    sessions[slot].nextWord &+= 1
+    return true
   }
 
   /// Puts a chunk into the packet that is being filled, or into a new one.
