@@ -85,8 +85,6 @@ struct Session: BitwiseCopyable {
   var lost: Int32
   /// No lost packet comes before this one.
   var lostHint: UInt32
-  /// End of what was sent when the last loss episode was answered.
-  var recoverUntil: UInt32
   var peerWindow: UInt32
   var nextMessage: UInt32
   var pendingMessages: UInt32

@@ -142,7 +142,7 @@ extension Transport {
       datagramMax: UInt16(truncatingIfNeeded: size), piece: UInt16(truncatingIfNeeded: pieceLength(datagramMax)),
       remotePiece: 0, next: none, generation: 0, openedAt: now, waveAt: 0, waveInterval: 0, waveLeft: 0, sprayed: 0,
       confirmPorts: PortPair(source: 0, destination: 0), cookie: 0, cookieTime: 0, base: first, nextNumber: first,
-      staged: first, inFlight: 0, lost: 0, lostHint: first, recoverUntil: first,
+      staged: first, inFlight: 0, lost: 0, lostHint: first,
       peerWindow: UInt32(Transport.windowMax), nextMessage: 0 &- 64, pendingMessages: 0, nextWord: 1, latestWord: 0, smoothedRTT: 0, varianceRTT: 0,
       minimumRTT: .max, nextMinimumRTT: .max, minimumUntil: 0, latestRTT: 0, rackSentAt: 0, reorderEighths: Transport.reorderEighthsLeast,
       reorderUntil: 0, backoff: 0, progressAt: now, timerFrom: now, probeSent: false, wantsProbe: false,
@@ -454,7 +454,6 @@ extension Transport {
     made.nextNumber = it.peerFirst
     made.staged = it.peerFirst
     made.lostHint = it.peerFirst
-    made.recoverUntil = it.peerFirst
     made.expected = it.first
     let slot = add(made)
     if slot == none { return none }

@@ -36,7 +36,6 @@ extension Transport {
     }
     sessions[slot].base = packet.ack
     if distance(sessions[slot].lostHint, packet.ack) > 0 { sessions[slot].lostHint = packet.ack }
-    var highest = packet.ack &- 1
     var word = 0
     while word < packet.sackWords {
       var bits = packet.sack(word)
@@ -48,7 +47,6 @@ extension Transport {
           break
         }
         newly &+= acknowledge(slot, number, now)
-        highest = number
       }
       word &+= 1
     }
@@ -63,7 +61,7 @@ extension Transport {
         newly, rtt: sessions[slot].latestRTT, minimum: sessions[slot].minimumRTT, now: now)
       makeReady(slot)
     }
-    if packet.sackWords != 0 || sessions[slot].lossAt != 0 { detectLoss(slot, upTo: highest, now) }
+    if packet.sackWords != 0 || sessions[slot].lossAt != 0 { detectLoss(slot, now) }
     if sessions[slot].inFlight != 0 || sessions[slot].lost != 0 { arm(slot, timeoutAt(slot)) }
   }
 
@@ -135,7 +133,7 @@ extension Transport {
 
   /// RACK: what was sent so long before something that has arrived is lost. Retransmissions, too.
   @_noLocks
-  mutating func detectLoss(_ slot: UInt32, upTo highest: UInt32, _ now: UInt64) {
+  mutating func detectLoss(_ slot: UInt32, _ now: UInt64) {
     if now > sessions[slot].reorderUntil { sessions[slot].reorderEighths = Transport.reorderEighthsLeast }
     let window = reorderWindow(slot)
     let rack = sessions[slot].rackSentAt
@@ -218,7 +216,7 @@ extension Transport {
       }
     }
     if sessions[slot].lossAt != 0 {
-      if now >= sessions[slot].lossAt { detectLoss(slot, upTo: 0, now) }
+      if now >= sessions[slot].lossAt { detectLoss(slot, now) }
       if sessions[slot].lossAt != 0 { next = min(next, sessions[slot].lossAt) }
     }
     if sessions[slot].paceAt != 0 {
