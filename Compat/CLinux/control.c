@@ -109,12 +109,11 @@ int mnc_listen(const char *path, uint32_t mode, uint32_t gid) {
   if (error < 0) return error;
   int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) return -errno;
-  // Nobody gets in before group and mode are set: connections are refused until listen.
-  mode_t mask = umask(0777);
-  int status = bind(fd, (struct sockaddr *)&address, length);
-  error = errno;
-  umask(mask);
-  if (status < 0) {
+  // Nobody gets in before group and mode are set: connections are refused until listen. bind gives the name the
+  // socket's own mode, less the umask, so that the name is never wider than asked for; the umask itself belongs to
+  // the whole process, where another thread may be starting a program, and is left alone.
+  if (fchmod(fd, mode) < 0 || bind(fd, (struct sockaddr *)&address, length) < 0) {
+    error = errno;
     close(fd);
     return -error;
   }

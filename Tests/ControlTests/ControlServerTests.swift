@@ -550,6 +550,39 @@ private func enterNewNetworkNamespace() -> Bool {
     #expect(throws: SystemError.self) { try daemon.client() }
   }
 
+  /// The umask is the whole process's: what another thread creates while a socket is made must not be without rights.
+  @Test func makingTheControlSocketLeavesTheUmaskAlone() throws {
+    let path = "\(scratch)/umask.sock"
+    let stopped = Atomic(false)
+    let changed = Atomic(0)
+    let created = Atomic(0)
+    let watcher = Thread {
+      while !stopped.load(ordering: .relaxed) {
+        let file = unsafe open("\(path).file", O_CREAT | O_WRONLY, 0o777)
+        var status = stat()
+        if unsafe fstat(file, &status) == 0, status.st_mode & 0o700 != 0o700 { changed.add(1, ordering: .relaxed) }
+        created.add(1, ordering: .relaxed)
+        close(file)
+        unsafe unlink("\(path).file")
+      }
+      created.store(-1, ordering: .releasing)
+    }
+    watcher.start()
+    var made = 0
+    while made < 2_000 || created.load(ordering: .relaxed) < 2_000 {
+      let listener = unsafe mnc_listen(path, 0o640, UInt32.max)
+      try #require(listener >= 0)
+      var status = stat()
+      #expect(unsafe stat(path, &status) == 0 && status.st_mode & 0o777 == 0o640)
+      close(listener)
+      unsafe unlink(path)
+      made += 1
+    }
+    stopped.store(true, ordering: .relaxed)
+    while created.load(ordering: .acquiring) >= 0 { sched_yield() }
+    #expect(changed.load(ordering: .relaxed) == 0)
+  }
+
   @Test func aSecondDaemonOnThePathIsRefusedAndAStaleSocketReplaced() throws {
     try withDaemon { daemon in
       let path = daemon.config.control.socket
