@@ -91,7 +91,9 @@ let package = Package(
       swiftSettings: optimized),
     .executableTarget(
       name: "machnet-simulate",
-      dependencies: ["MachnetSimulation", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+      dependencies: [
+        "EngineBench", "MachnetSimulation", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ],
       swiftSettings: strict),
     .target(
       name: "MachnetControl",

@@ -10,6 +10,8 @@ public struct Faults: Sendable, Equatable {
   public var reordering = 0.0
   /// How long those are held up, ns.
   public var reorderingDelay: ClosedRange<UInt64> = 10_000...200_000
+  /// Of IPv4 frames: what they hold has checksums. (A wrong ARP packet, on real links, is one that Ethernet's own check
+  /// sequence drops.)
   public var corruption = 0.0
   /// Bits that a corrupted frame has wrong, anywhere. Checksums always find one (where they cover it), two not always.
   public var corruptedBits: ClosedRange<UInt64> = 1...1

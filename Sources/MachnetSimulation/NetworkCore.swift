@@ -145,7 +145,7 @@ struct NetworkCore: ~Copyable {
 
   private mutating func corrupt(_ index: UInt32, _ host: Int) {
     let frame = pool.frame(index)
-    if frame.count == 0 { return }
+    guard EthernetFrame(frame)?.type == EtherType.ipv4 else { return }
     let bits = nics[host].random.uniform(nics[host].faults.faults.corruptedBits)
     if nics[host].faults.faults.repairsChecksum {
       if !Corruption.flipUnseen(frame, bits, &nics[host].random) { return }

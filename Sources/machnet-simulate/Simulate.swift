@@ -1,4 +1,5 @@
 import ArgumentParser
+import EngineBench
 import Foundation
 import MachnetSimulation
 
@@ -8,7 +9,7 @@ struct Simulate: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "machnet-simulate",
     abstract: "Runs the machnet transport in simulated networks, in virtual time.",
-    subcommands: [SetUp.self, Goodput.self, Incast.self, Swarm.self])
+    subcommands: [SetUp.self, Goodput.self, Incast.self, Swarm.self, Daemons.self])
 }
 
 struct Seed: ParsableArguments {
@@ -137,6 +138,50 @@ struct Swarm: ParsableCommand {
     print(
       "\(sums.messages) messages: \(sums.delivered) delivered, \(sums.excused) reported lost; \(sums.packets) packets, "
         + "\(sums.retransmissions) retransmissions, \(sums.time / 1_000_000_000) virtual seconds")
+    print("\(seeds - failed) passed, \(failed) failed")
+    if failed > 0 { throw ExitCode.failure }
+  }
+}
+
+struct Daemons: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Many seeds, each with faults of its own, for whole daemons: real engines, every datagram watched.")
+  @OptionGroup var seed: Seed
+  @Option(name: .long, help: "How many seeds, from the first one on.") var seeds = 100
+  @Option(name: .long, help: "A fault behind the engines' backs: damage, theft, repetition. Every run must notice it.",
+    transform: { text in
+      guard let canary = DaemonSwarm.Canary(rawValue: text) else { throw ValidationError("'\(text)' is no canary") }
+      return canary
+    })
+  var canary: DaemonSwarm.Canary?
+  @Flag(name: .long, help: "Print every run.") var verbose = false
+
+  func run() throws {
+    let first = seed.value
+    print("seeds \(first)..\(first &+ UInt64(seeds) &- 1)")
+    var failed = 0
+    var sums = (sent: 0, delivered: 0, lost: 0, frames: UInt64(0), time: UInt64(0))
+    for index in 0..<seeds {
+      let it = DaemonSwarm.run(seed: first &+ UInt64(index), canary: canary)
+      if verbose { print("seed \(it.seed): \(it.delivered)/\(it.sent), \(it.lost) lost, \(it.frames) frames; \(it.description)") }
+      if it.faults.isEmpty != (canary != nil) {
+        sums.sent += it.sent
+        sums.delivered += it.delivered
+        sums.lost += it.lost
+        sums.frames += it.frames
+        sums.time += it.virtualTime
+        continue
+      }
+      failed += 1
+      let canary = canary.map { " --canary \($0.rawValue)" } ?? ""
+      print("FAILED seed \(it.seed): replay with SEED=\(it.seed) machnet-simulate daemons --seeds 1 --verbose\(canary)")
+      print("  \(it.description)")
+      for fault in it.faults { print("  \(fault)") }
+      if it.faults.isEmpty { print("  the canary was not noticed") }
+    }
+    print(
+      "\(sums.sent) datagrams: \(sums.delivered) delivered, \(sums.lost) lost by sessions that died; \(sums.frames) frames, "
+        + "\(sums.time / 1_000_000_000) virtual seconds")
     print("\(seeds - failed) passed, \(failed) failed")
     if failed > 0 { throw ExitCode.failure }
   }
