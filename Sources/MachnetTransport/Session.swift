@@ -24,6 +24,8 @@ public struct PortPair: BitwiseCopyable, Equatable, Sendable {
 /// A packet in a session's window.
 struct Slot: BitwiseCopyable {
   enum State: UInt8 { case staged, inFlight, lost, acknowledged }
+  /// What a packet holds of a message in several pieces: of one at most.
+  enum Part: UInt8 { case none, begun, end }
   var sentAt: UInt64
   /// Of the buffer pool; `none`: the packet carries no chunks.
   var buffer: UInt32
@@ -34,6 +36,19 @@ struct Slot: BitwiseCopyable {
   var transmissions: UInt8
   /// Messages that end in it.
   var messages: UInt16
+  var part = Part.none
+  /// Whose part that is.
+  var message: UInt32 = 0
+
+  @inline(__always) @_noLocks
+  init(buffer: UInt32) {
+    sentAt = 0
+    self.buffer = buffer
+    length = 0
+    state = .staged
+    transmissions = 0
+    messages = 0
+  }
 }
 
 /// Everything about one pair of engines, but for the slots of its window (a table of the transport's).
@@ -87,6 +102,7 @@ struct Session: BitwiseCopyable {
   var lostHint: UInt32
   var peerWindow: UInt32
   var nextMessage: UInt32
+  /// Messages whose last packet is not acknowledged.
   var pendingMessages: UInt32
   /// Words about sockets are numbered: the next of ours, and the latest of the peer's.
   var nextWord: UInt32

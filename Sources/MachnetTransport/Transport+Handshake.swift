@@ -505,12 +505,36 @@ extension Transport {
   /// Forgets a session and says so.
   @_noLocks
   mutating func end(_ slot: UInt32, _ reason: CloseReason) {
-    let lost = Int(sessions[slot].pendingMessages)
+    let lost = Int(sessions[slot].pendingMessages) &+ messagesWithGaps(slot)
     count(.messagesLost, lost)
     count(.sessionsClosed)
     let (local, remote) = (sessions[slot].localAddress, sessions[slot].remoteAddress)
     forget(slot)
     post(.closed(session: slot, localAddress: local, remoteAddress: remote, reason: reason, lost: lost))
+  }
+
+  /// Messages whose last packet is acknowledged, and another is not.
+  @_noLocks
+  private func messagesWithGaps(_ slot: UInt32) -> Int {
+    var found = 0
+    var number = sessions[slot].base
+    while number != sessions[slot].nextNumber {
+      let it = slots[place(slot, number)]
+      if it.part == .end && it.state == .acknowledged && hasGap(slot, it.message, before: number) { found &+= 1 }
+      number &+= 1
+    }
+    return found
+  }
+
+  @_noLocks
+  private func hasGap(_ slot: UInt32, _ message: UInt32, before end: UInt32) -> Bool {
+    var number = sessions[slot].base
+    while number != end {
+      let it = slots[place(slot, number)]
+      if it.part == .begun && it.message == message && it.state != .acknowledged { return true }
+      number &+= 1
+    }
+    return false
   }
 
   /// Closes a session at once: the peer is told by one packet, which may get lost; then it finds out by itself.

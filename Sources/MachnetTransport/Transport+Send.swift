@@ -105,7 +105,8 @@ extension Transport {
       at = place(slot, sessions[slot].staged &- 1)
       start = Int(slots[at].length)
     }
-    if unsent <= 0 || start &+ size > room || slots[at].buffer == none {
+    let isPart = bytes.count != Int(chunk.total)
+    if unsent <= 0 || start &+ size > room || slots[at].buffer == none || isPart && slots[at].part != .none {
       // A new packet, if the window has room and no more wait already than a round of the engine can send.
       if unsent >= Transport.stagedMax || distance(sessions[slot].base, sessions[slot].staged) >= Transport.windowMax {
         return false
@@ -113,7 +114,7 @@ extension Transport {
       let buffer = takeBuffer()
       if buffer == none { return false }
       at = place(slot, sessions[slot].staged)
-      slots[at] = Slot(sentAt: 0, buffer: buffer, length: 0, state: .staged, transmissions: 0, messages: 0)
+      slots[at] = Slot(buffer: buffer)
       sessions[slot].staged &+= 1
       start = 0
     }
@@ -121,6 +122,10 @@ extension Transport {
     chunk.emit(into: target.slice(start, to: start &+ MachnetChunk.headerLength))
     target.copy(bytes, to: start &+ MachnetChunk.headerLength)
     slots[at].length = UInt16(truncatingIfNeeded: start &+ size)
+    if isPart {
+      slots[at].part = endsMessage ? .end : .begun
+      slots[at].message = chunk.message
+    }
     if endsMessage {
       slots[at].messages &+= 1
       sessions[slot].pendingMessages &+= 1
@@ -190,8 +195,7 @@ extension Transport {
         && distance(sessions[slot].base, next) < Transport.windowMax
       {
         sessions[slot].pingNext = false
-        slots[place(slot, next)] = Slot(
-          sentAt: 0, buffer: none, length: 0, state: .staged, transmissions: 0, messages: 0)
+        slots[place(slot, next)] = Slot(buffer: none)
         sessions[slot].staged &+= 1
         return emitNext(slot, bytes, now)
       }

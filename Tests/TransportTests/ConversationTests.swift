@@ -1,6 +1,7 @@
 import Glibc
 import MachnetSimulation
 import MachnetTransport
+import MachnetWire
 import Testing
 
 /// The seed of this run. The same each time, so that a change is judged by itself; `SEED=` takes another one, and
@@ -67,6 +68,27 @@ let seconds: UInt64 = 1_000_000_000
       lab.run(until: 20 * seconds) { lab.outstanding == 0 }
       #expect(lab.faults.isEmpty, "seed \(runSeed &+ seed): \(lab.faults)")
       #expect(lab.outstanding == 0 && lab.excused == 0, "seed \(runSeed &+ seed)")
+    }
+  }
+
+  @Test func `a session that dies counts the messages of which a piece is missing, whichever it is`() {
+    // In three pieces; a small one follows in the last packet.
+    for missing in [[], [0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]] as [[Int]] {
+      let it = Exchange(seed: runSeed)
+      it.open()
+      #expect(it.send(3000) && it.send(10))
+      var packets: [([UInt8], PortPair)] = []
+      while let packet = it.next(fromA: true) { packets.append(packet) }
+      #expect(packets.count == 3)
+      for number in 0..<3 where !missing.contains(number) { it.give(packets[number].0, packets[number].1, toA: false) }
+      it.now += 1_000_000
+      it.b.expire(now: it.now)
+      while let (payload, ports) = it.next(fromA: false) { it.give(payload, ports, toA: true) }
+      it.a.closeAll()
+      it.hear(ofA: true)
+      let lost = (missing.isEmpty ? 0 : 1) + (missing.contains(2) ? 1 : 0)
+      #expect(it.closed == 1 && it.lost == lost && it.a.value(.messagesLost) == UInt64(lost), "without \(missing)")
+      #expect(it.received.count == 2 - lost)
     }
   }
 }

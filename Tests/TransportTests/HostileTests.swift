@@ -13,6 +13,8 @@ final class Exchange {
   let memory = UnsafeMutableRawPointer.allocate(byteCount: 2048, alignment: 64)
   var received: [Int] = []
   var closed = 0
+  /// Messages that sessions took with them when they died.
+  var lost = 0
 
   init(seed: UInt64) {
     func made(_ epoch: UInt64) -> Transport {
@@ -47,12 +49,18 @@ final class Exchange {
         localAddress: toA ? Exchange.addressA : Exchange.addressB,
         remoteAddress: from ?? (toA ? Exchange.addressB : Exchange.addressA), ports: ports, datagramMax: 1472)
       if toA { a.handle(bytes, arrival, now: now) } else { b.handle(bytes, arrival, now: now) }
-      while let event = toA ? a.pollEvent() : b.pollEvent() {
-        switch event {
-        case .message(_, let content): received.append(content.count)
-        case .closed: closed += 1
-        default: break
-        }
+      hear(ofA: toA)
+    }
+  }
+
+  func hear(ofA: Bool) {
+    while let event = ofA ? a.pollEvent() : b.pollEvent() {
+      switch event {
+      case .message(_, let content): received.append(content.count)
+      case .closed(_, _, _, _, let count):
+        closed += 1
+        lost += count
+      default: break
       }
     }
   }
