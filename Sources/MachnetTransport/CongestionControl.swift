@@ -1,5 +1,7 @@
 /// Congestion control by delay, after Swift (Kumar et al., SIGCOMM 2020, section 3): additive increase below a target
-/// delay, multiplicative decrease by how far the delay exceeds it, at most once per round trip.
+/// delay, multiplicative decrease by how far the delay exceeds it, at most once per round trip. The increase is in proportion
+/// to what is left to the target (RFC 6817, 2.4.2): when many flows that see the same delay add a whole packet each per round
+/// trip until they are past it, large packets make that an overshoot of as much again.
 ///
 /// Where Swift has NIC timestamps and a known topology, this has neither: the delay is the round trip less the least
 /// one of the last seconds, and its smallest sample per round trip counts, so that a thread that was off its core for
@@ -21,6 +23,7 @@ struct CongestionControl: BitwiseCopyable {
   static var initial: Double { @_noLocks get { 16 } }
   static var least: Double { @_noLocks get { 0.25 } }
   static var most: Double { @_noLocks get { 256 } }
+  /// Packets per round trip where there is no delay.
   private static var increase: Double { @_noLocks get { 1 } }
   private static var beta: Double { @_noLocks get { 0.8 } }
   private static var maximumDecrease: Double { @_noLocks get { 0.5 } }
@@ -84,7 +87,7 @@ struct CongestionControl: BitwiseCopyable {
           isStarting = false
         }
       } else if window >= 1 {
-        window += CongestionControl.increase / window * Double(count)
+        window += CongestionControl.increase * (target - filtered) / target / window * Double(count)
       } else {
         window += CongestionControl.increase * Double(count)
       }

@@ -159,9 +159,9 @@ extension Transport {
     arm(slot, sessions[slot].waveAt)
   }
 
-  /// A tenth longer each time, to 20 ms.
+  /// An eighth longer each time, to 20 ms: paths may be long.
   @inline(__always) @_noLocks
-  private func grown(_ interval: UInt64) -> UInt64 { min(interval &+ interval / 10, 20_000_000) }
+  private func grown(_ interval: UInt64) -> UInt64 { min(interval &+ interval / 8, 20_000_000) }
 
   /// Timers of a session that is not open yet.
   @_noLocks

@@ -10,6 +10,8 @@ import Testing
   func setUp(engines: Int, limit: Int) {
     let it = TransportExperiments.setUp(engines: engines, count: 10_000, seed: runSeed)
     #expect(it.percentile95 <= limit, "seed \(runSeed): \(it)")
+    // What is asked for over memif, whose round trips are shorter.
+    #expect(it.medianTime < milliseconds, "seed \(runSeed): \(it)")
   }
 
   @Test(
@@ -34,8 +36,9 @@ import Testing
     }
   }
 
-  @Test func `sixteen senders share a link fairly, and the queue before it stays short`() {
-    let it = TransportExperiments.incast(senders: 16, mtu: 1500, seed: runSeed)
+  @Test("sixteen senders share a link fairly, and the queue before it stays short", arguments: [1500, 9000])
+  func incast(mtu: Int) {
+    let it = TransportExperiments.incast(senders: 16, mtu: mtu, seed: runSeed)
     #expect(it.percentile99Delay < 200_000 && it.fairness >= 0.95 && it.share > 0.9, "seed \(runSeed): \(it)")
   }
 
