@@ -140,7 +140,7 @@ let package = Package(
       swiftSettings: embedded,
       linkerSettings: [
         .unsafeFlags([
-          "-enable-experimental-feature", "Embedded",
+          "-enable-experimental-feature", "Embedded", "-use-ld=lld",
           "-Xlinker", "--as-needed", "-Xlinker", "--gc-sections", "-Xlinker", "-s",
           "-Xlinker", "-z", "-Xlinker", "nodelete", "-Xlinker", "-z", "-Xlinker", "now",
           "-Xlinker", "--version-script=\(Context.packageDirectory)/Shim/Preload/exports.map",

@@ -35,14 +35,14 @@ enum Control {
       unsafe mn_log(2, "no daemon (errno %): every socket stays on the kernel", Int64(-fd), 0)
       return
     }
-    let high = Process.hide(fd)
+    var high = Process.hide(fd)
     var request = mn_request()
     unsafe fill(&request, kind: MN_REQUEST_HELLO, process)
     unsafe withUnsafeMutableBytes(of: &request.program) { program in
       unsafe withUnsafeBytes(of: &process.pointee.executable) { unsafe mn_copy(program.baseAddress!, $0.baseAddress!, 64) }
     }
     if !send(high, &request, passing: -1) {
-      Process.drop(high)
+      Process.drop(&high)
       return
     }
     unsafe process.pointee.control = high
@@ -90,10 +90,8 @@ enum Control {
 
   /// The connection is of no use any more.
   static func lose(_ process: ProcessPointer) {
-    let fd = unsafe process.pointee.control
-    unsafe process.pointee.control = -1
     unsafe process.pointee.greeting = false
-    Process.drop(fd)
+    unsafe Process.drop(&process.pointee.control)
   }
 
   static func fill(_ request: inout mn_request, kind: Int, _ process: ProcessPointer) {

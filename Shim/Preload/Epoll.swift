@@ -98,13 +98,8 @@ extension Epoll {
     }
   }
 
-  /// The program closes an epfd. Its watches end with the last descriptor.
-  static func closing(_ epoll: EpollPointer, _ fd: Int32) {
-    guard let process = unsafe process, unsafe Lock.acquire(&process.pointee.lock) else { return }
-    defer { unsafe Lock.release(&process.pointee.lock) }
-    // Another thread may be closing the same number: only one of them finds the entry.
-    guard unsafe mn_table_get(fd) == UnsafeMutableRawPointer(epoll) else { return }
-    _ = mn_table_set(fd, nil)
+  /// The program closes an epfd. Its watches end with the last descriptor. The caller holds the process's lock.
+  static func closed(_ epoll: EpollPointer, _ fd: Int32, _ process: ProcessPointer) {
     unsafe epoll.pointee.descriptors &-= 1
     if unsafe epoll.pointee.descriptors != 0 {
       if unsafe epoll.pointee.epfd == fd { unsafe epoll.pointee.epfd = otherDescriptor(epoll) }

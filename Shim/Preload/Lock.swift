@@ -1,6 +1,13 @@
 public import CMachnetABI
 public import CTrampoline
 
+/// - Returns: -1, with errno set.
+@inline(never)
+func fail(_ error: Int) -> Int {
+  mn_set_errno(Int32(truncatingIfNeeded: error))
+  return -1
+}
+
 /// A lock word that threads of one process, and processes that share a channel after a fork, take in turn: 0 when free,
 /// else the owner's kernel thread id. What it guards is consistent at every instruction (an index is published last),
 /// so the lock of an owner that died may simply be taken over.

@@ -108,7 +108,7 @@ private struct PollWait {
       extra += 1
     }
     unsafe all[extra] = mn_pollfd(descriptor: left != 0 ? Process.connection(process) : -1, events: 0, returned: 0)
-    let result = unsafe Wait.sleep(all, UInt64(extra + 1), left, mask)
+    let result = unsafe Wait.sleep(all, UInt64(extra + 1), left, mask, holding: nil)
     if result < 0 { return result }
     if unsafe all[extra].returned != 0 { _ = unsafe Loss.check(process) }
     ready = 0
@@ -208,7 +208,7 @@ private struct PollWait {
 
   /// No socket of ours in the set.
   private mutating func kernelAlone(_ limit: Int64, _ mask: UnsafePointer<UInt64>?) -> Int32 {
-    let result = unsafe Wait.sleep(entries, UInt64(count), limit, mask)
+    let result = unsafe Wait.sleep(entries, UInt64(count), limit, mask, holding: nil)
     ready = max(result, 0)
     return finish(min(result, 0))
   }

@@ -166,22 +166,32 @@ extension Process {
 
   /// A descriptor of ours moves out of the program's way: high, close-on-exec, marked in the table.
   static func hide(_ fd: Int32) -> Int32 {
-    let soft = Int64(mn_sys_descriptor_soft_limit())
-    let high = mn_sys_fcntl(fd, Int32(MN_F_DUPFD_CLOEXEC), soft > 8192 ? soft - 4096 : soft / 2)
+    let high = copy(fd)
     if high < 0 {
       mn_table_set_internal(fd)
       return fd
     }
     _ = mn_sys_close(fd)
-    mn_table_set_internal(high)
+    return high
+  }
+
+  /// A descriptor of ours for the same file.
+  ///
+  /// - Returns: a negative errno value when there is none left.
+  static func copy(_ fd: Int32) -> Int32 {
+    let soft = Int64(mn_sys_descriptor_soft_limit())
+    let high = mn_sys_fcntl(fd, Int32(MN_F_DUPFD_CLOEXEC), soft > 8192 ? soft - 4096 : soft / 2)
+    if high >= 0 { mn_table_set_internal(high) }
     return high
   }
 
   /// Ends a descriptor of ours.
-  static func drop(_ fd: Int32) {
+  @inline(never)
+  static func drop(_ fd: inout Int32) {
     if fd < 0 { return }
     _ = mn_table_set(fd, nil)
     _ = mn_sys_close(fd)
+    fd = -1
   }
 }
 
@@ -203,13 +213,13 @@ public func forkChild() {
   mn_thread_id_forget()
   guard let process = unsafe process else { return }
   unsafe process.pointee.lock = 0
-  let inherited = unsafe process.pointee.control
+  var inherited = unsafe process.pointee.control
   if inherited >= 0 {
     if unsafe process.pointee.lifelineCount < 8 {
       unsafe process.pointee.lifelines[process.pointee.lifelineCount] = inherited
       unsafe process.pointee.lifelineCount += 1
     } else {
-      Process.drop(inherited)
+      Process.drop(&inherited)
     }
   }
   unsafe process.pointee.control = -1
@@ -217,5 +227,11 @@ public func forkChild() {
   unsafe process.pointee.lastAttempt = 0
   for index in 0..<(unsafe process.pointee.channelCount) {
     unsafe process.pointee.channels[index].inherited = true
+  }
+  // The threads that waited are the parent's.
+  unsafe process.pointee.sockets.forEach { socket in
+    guard unsafe socket.pointee.waiters != 0 else { return }
+    unsafe socket.pointee.waiters = 1
+    unsafe Socket.letGo(socket)
   }
 }

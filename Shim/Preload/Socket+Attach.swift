@@ -76,7 +76,7 @@ extension Socket {
     unsafe socket.pointee.home = reply.engine
     unsafe socket.pointee.netns = UInt16(truncatingIfNeeded: reply.netns)
     // A socket that comes back to a new daemon has had another one.
-    Process.drop(unsafe socket.pointee.event)
+    unsafe Process.drop(&socket.pointee.event)
     unsafe socket.pointee.event = event
     unsafe socket.pointee.local = Name(mapped: reply.local, port: reply.local_port)
     unsafe socket.pointee.engineLost = false

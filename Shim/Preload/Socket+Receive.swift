@@ -44,7 +44,7 @@ extension Socket {
     guard call.flags & Int32(MN_MSG_ERRQUEUE) == 0 else { return call.onShadow() }
     if unsafe socket.pointee.endpoint == nil {
       guard unsafe socket.pointee.undecided else { return call.onShadow() }
-      if let result = unsafe receiveUndecided(socket, call, mayWait) { return result }
+      return unsafe receiveUndecided(socket, call, mayWait)
     }
     if unsafe socket.pointee.engineLost { Loss.reattach() }
     if unsafe mn_load_relaxed_u32(word(socket, Int(MN_OFFSET_ENDPOINT_ERROR))) != 0 {
@@ -59,78 +59,66 @@ extension Socket {
     if !shadowFirst, let size = unsafe take(socket, call) { return size }
 
     let waits = unsafe mayWait && !isNonblocking(socket, call.flags) && !socket.pointee.impatient
-    var looksAtShadow = unsafe shadowFirst || !waits || socket.pointee.byShadow
+    if unsafe shadowFirst || !waits || socket.pointee.byShadow, let result = unsafe takeFromShadow(socket, call) { return result }
+    if let size = unsafe take(socket, call) { return size }
+    if waits { return unsafe receiveLater(socket, call) }
+    Wait.letLand()
+    if let size = unsafe take(socket, call) { return size }
+    unsafe Wait.settle(socket)
+    return fail(MN_EAGAIN)
+  }
+
+  /// - Returns: nil when the shadow has nothing.
+  private static func takeFromShadow(_ socket: SocketPointer, _ call: ReceiveCall) -> Int? {
+    let result = call.onShadowWithoutWaiting()
+    if result == -MN_EAGAIN { return nil }
+    if result < 0 { return fail(-result) }
+    if let endpoint = unsafe socket.pointee.endpoint {
+      unsafe endpoint.pointee.kernel_rx_datagrams &+= 1
+      unsafe endpoint.pointee.kernel_rx_bytes &+= UInt64(result)
+    }
+    unsafe socket.pointee.byShadow = true
+    return result
+  }
+
+  /// A receive that has found nothing, and waits.
+  @inline(never)
+  private static func receiveLater(_ socket: SocketPointer, _ call: ReceiveCall) -> Int {
+    var call = call
+    let number = call.fd
+    var mask: UInt64 = 0
+    defer { unsafe letGo(socket, mask) }
+    guard unsafe hold(socket, number, &mask) else { return fail(MN_EBADF) }
     while true {
-      if looksAtShadow {
-        let result = call.onShadowWithoutWaiting()
-        if result != -MN_EAGAIN {
-          if result < 0 {
-            mn_set_errno(Int32(-result))
-            return -1
-          }
-          let endpoint = unsafe socket.pointee.endpoint.unsafelyUnwrapped
-          unsafe endpoint.pointee.kernel_rx_datagrams &+= 1
-          unsafe endpoint.pointee.kernel_rx_bytes &+= UInt64(result)
-          unsafe socket.pointee.byShadow = true
-          return result
-        }
+      let waited: Waited
+      if unsafe socket.pointee.endpoint == nil {
+        // Another thread's send may lead the socket to Machnet at any moment: no sleep where only the kernel can end it.
+        waited = unsafe Wait.undecided(socket, number, &call.fd, mask)
+      } else {
+        // Nobody waits on a socket that is shut down (a receive that need not wait has said EAGAIN, as the kernel's does).
+        if unsafe flags(socket) & UInt32(MN_SOCKET_SHUTDOWN_READ) != 0 { return 0 }
+        waited = unsafe Wait.readable(socket, number, &call.fd, mask)
       }
+      if case .failed(let error) = waited { return fail(error) }
       if let size = unsafe take(socket, call) { return size }
-      // A wait that ends has looked at both.
-      looksAtShadow = true
-      if !waits {
-        Wait.letLand()
-        if let size = unsafe take(socket, call) { return size }
-        unsafe Wait.settle(socket)
-        mn_set_errno(Int32(MN_EAGAIN))
-        return -1
-      }
-      // Nobody waits on a socket that is shut down (a receive that need not wait has said EAGAIN, as the kernel's does).
-      if unsafe flags(socket) & UInt32(MN_SOCKET_SHUTDOWN_READ) != 0 { return 0 }
-      switch unsafe Wait.readable(socket, call.fd) {
-      case .ready, .lost:
-        if let size = unsafe take(socket, call) { return size }
-        // An error for the socket: the first thing that a receive reports.
+      // An error for the socket: the first thing that a receive reports.
+      if unsafe socket.pointee.endpoint != nil {
         let error = unsafe mn_exchange_u32(word(socket, Int(MN_OFFSET_ENDPOINT_ERROR)), 0)
-        if error != 0 {
-          mn_set_errno(Int32(truncatingIfNeeded: error))
-          return -1
-        }
-      case .timedOut:
-        mn_set_errno(Int32(MN_EAGAIN))
-        return -1
-      case .interrupted:
-        mn_set_errno(Int32(MN_EINTR))
-        return -1
+        if error != 0 { return fail(Int(error)) }
       }
+      unsafe call.fd = pin(socket, call.fd)
+      if call.fd < 0 { return fail(MN_EBADF) }
+      if let result = unsafe takeFromShadow(socket, call) { return result }
+      if let size = unsafe take(socket, call) { return size }
     }
   }
 
-  /// A receive on a socket that another thread's send may lead to Machnet at any moment: it must not sleep where only
-  /// the kernel can wake it.
-  ///
-  /// - Returns: nil when the socket has got its endpoint.
-  private static func receiveUndecided(_ socket: SocketPointer, _ call: ReceiveCall, _ mayWait: Bool) -> Int? {
-    while true {
-      let result = call.onShadowWithoutWaiting()
-      if result >= 0 { return result }
-      let file = mn_sys_fcntl(call.fd, Int32(MN_F_GETFL), 0)
-      let nonblocking = call.flags & Int32(MN_MSG_DONTWAIT) != 0 || file < 0 || file & Int32(MN_O_NONBLOCK) != 0
-      if result != -MN_EAGAIN || nonblocking || !mayWait {
-        mn_set_errno(Int32(-result))
-        return -1
-      }
-      switch unsafe Wait.undecided(socket, call.fd) {
-      case .ready: continue
-      case .lost: return nil
-      case .timedOut:
-        mn_set_errno(Int32(MN_EAGAIN))
-        return -1
-      case .interrupted:
-        mn_set_errno(Int32(MN_EINTR))
-        return -1
-      }
-    }
+  /// A receive on a socket that may get an endpoint yet.
+  private static func receiveUndecided(_ socket: SocketPointer, _ call: ReceiveCall, _ mayWait: Bool) -> Int {
+    if let result = unsafe takeFromShadow(socket, call) { return result }
+    let file = mn_sys_fcntl(call.fd, Int32(MN_F_GETFL), 0)
+    let nonblocking = call.flags & Int32(MN_MSG_DONTWAIT) != 0 || file < 0 || file & Int32(MN_O_NONBLOCK) != 0
+    return unsafe nonblocking || !mayWait || socket.pointee.impatient ? fail(MN_EAGAIN) : receiveLater(socket, call)
   }
 
   /// Takes a datagram from the RX rings.

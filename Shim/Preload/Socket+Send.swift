@@ -153,6 +153,10 @@ extension Socket {
     if options.segment == 0 { options.segment = unsafe endpoint.pointee.segment }
     if options.segment != 0 && call.size > Int(options.segment) * segmentsMax { return unsafe countedOnShadow(socket, call) }
 
+    let number = call.fd
+    var held = false
+    var mask: UInt64 = 0
+    defer { if held { unsafe letGo(socket, mask) } }
     while true {
       switch unsafe enqueue(socket, &call, destination, options) {
       case .done:
@@ -170,18 +174,17 @@ extension Socket {
         if unsafe engineIsGone(socket, process) { return unsafe countedOnShadow(socket, call) }
         if unsafe isNonblocking(socket, call.flags) {
           unsafe Wait.armWritable(socket)
-          mn_set_errno(Int32(MN_EAGAIN))
-          return -1
+          return fail(MN_EAGAIN)
         }
-        switch unsafe Wait.writable(socket, call.fd) {
+        if !held {
+          held = true
+          if unsafe !hold(socket, number, &mask) { return fail(MN_EBADF) }
+        }
+        switch unsafe Wait.writable(socket, number, &call.fd, mask) {
         case .ready: continue
-        case .timedOut:
-          mn_set_errno(Int32(MN_EAGAIN))
-          return -1
-        case .interrupted:
-          mn_set_errno(Int32(MN_EINTR))
-          return -1
+        case .failed(let error): return fail(error)
         case .lost:
+          unsafe call.fd = pin(socket, call.fd)
           return unsafe countedOnShadow(socket, call)
         }
       }

@@ -26,6 +26,11 @@ struct Socket {
   var event: Int32
   /// Wakes those who wait on the shadow alone when the socket gets its endpoint meanwhile; -1 while nobody does.
   var kick: Int32
+  /// Calls that wait on it (`hold`), and the thread that was the last to begin.
+  var waiters: UInt32
+  var waiter: UInt32
+  /// A descriptor of the shadow that only those calls know; -1 while none needs it.
+  var hidden: Int32
   /// Neither bound nor connected by the program: its next send may lead it to Machnet.
   var undecided: Bool
   /// Whether `mn_watched_count` counts it.
@@ -277,7 +282,7 @@ public func socketMade(_ fd: Int32, _ domain: Int32, _ type: Int32, _ protocolNu
   let readers = unsafe socket.pointee.readers
   unsafe socket.initialize(
     to: Socket(
-      head: mn_head(), descriptors: 1, domain: domain, fd: fd, event: -1, kick: -1, undecided: true, watched: false, endpoint: nil, channel: nil, index: 0, home: 0, netns: 0,
+      head: mn_head(), descriptors: 1, domain: domain, fd: fd, event: -1, kick: -1, waiters: 0, waiter: 0, hidden: -1, undecided: true, watched: false, endpoint: nil, channel: nil, index: 0, home: 0, netns: 0,
       engineLost: false, refused: false, refusedGeneration: 0, retired: .no, holdsBlock: false, corked: false,
       hasReceiveLimit: false, impatient: false, stamp: 0, local: .none, cached: .none, cachedLocal: .none,
       cachedGeneration: process.pointee.generation, cachedToMachnet: false, cachedLossIsError: false, cachedFlags: 0, turn: 0, firstReader: 0, progress: 0,
@@ -289,31 +294,49 @@ public func socketMade(_ fd: Int32, _ domain: Int32, _ type: Int32, _ protocolNu
   _ = unsafe mn_table_set(fd, socket)
 }
 
-/// The program is about to close `fd` (or to replace it).
+/// The program is about to close `fd`.
 @c(mn_hook_closing)
 public func closing(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
-  guard let process = unsafe process else { return }
-  if unsafe entry.load(as: UInt32.self) == Kind.epoll {
-    unsafe Epoll.closing(entry.assumingMemoryBound(to: Epoll.self), fd)
-    return
-  }
-  let socket = unsafe entry.assumingMemoryBound(to: Socket.self)
+  if unsafe leaving(entry, fd) { unsafe left(entry, fd, false) }
+}
+
+/// The program is about to close `fd`, or to put another file in its place: from now on the number is the kernel's, so that
+/// no moment comes in which it means one file there and another here.
+///
+/// - Returns: whether the number was the entry's: another thread may be closing it, too. Then `left` follows.
+@c(mn_hook_leaving)
+public func leaving(_ entry: UnsafeMutableRawPointer, _ fd: Int32) -> Bool {
+  guard let process = unsafe process else { return false }
   let locked = unsafe Lock.acquire(&process.pointee.lock)
   defer { if locked { unsafe Lock.release(&process.pointee.lock) } }
-  // Another thread may be closing the same number: only one of them finds the entry.
-  guard unsafe mn_table_get(fd) == entry else { return }
+  guard unsafe mn_table_get(fd) == entry else { return false }
   _ = mn_table_set(fd, nil)
+  // The entry is gone before the waiters are looked at: pairs with `hold`.
+  mn_fence()
+  if let socket = unsafe Socket.from(entry), unsafe Socket.isWaitedOn(socket) { _ = unsafe Socket.pinned(socket, fd) }
+  return true
+}
+
+/// The program has closed `fd` (after `leaving`), or replaced it.
+///
+/// - Parameter restored: it has not; the call failed.
+@c(mn_hook_left)
+public func left(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ restored: Bool) {
+  guard let process = unsafe process else { return }
+  let locked = unsafe Lock.acquire(&process.pointee.lock)
+  defer { if locked { unsafe Lock.release(&process.pointee.lock) } }
+  if restored {
+    _ = unsafe mn_table_set(fd, entry)
+    return
+  }
+  guard let socket = unsafe Socket.from(entry) else {
+    unsafe Epoll.closed(entry.assumingMemoryBound(to: Epoll.self), fd, process)
+    return
+  }
   unsafe socket.pointee.descriptors &-= 1
-  unsafe Watch.closed(socket, descriptor: fd, last: socket.pointee.descriptors == 0)
-  if unsafe socket.pointee.fd == fd { unsafe socket.pointee.fd = -1 }
-  if unsafe socket.pointee.descriptors != 0 { return }
-  unsafe socket.pointee.undecided = false
-  if unsafe socket.pointee.endpoint != nil { unsafe Socket.release(socket, process) }
-  unsafe socket.pointee.engineLost = true
-  unsafe Socket.countWatched(socket)
-  Process.drop(unsafe socket.pointee.kick)
-  unsafe socket.pointee.kick = -1
-  unsafe process.pointee.sockets.free(socket)
+  unsafe Watch.closed(socket, descriptor: fd, last: false)
+  if unsafe socket.pointee.fd == fd { unsafe socket.pointee.fd = socket.pointee.hidden }
+  if unsafe socket.pointee.descriptors == 0 && !Socket.isWaitedOn(socket) { unsafe Socket.end(socket, process) }
 }
 
 /// `to` is now another name of `from`'s socket or epoll.
@@ -372,9 +395,21 @@ extension Socket {
       unsafe socket.pointee.channel.unsafelyUnwrapped.pointee.full = false
     }
     unsafe leaveOldBlock(socket)
-    unsafe Process.drop(socket.pointee.event)
-    unsafe socket.pointee.event = -1
+    unsafe Process.drop(&socket.pointee.event)
     // `endpoint` stays: a thread inside a call on this socket still reads the block, which stays mapped.
+  }
+
+  /// No descriptor is left, and no call waits. The caller holds the process's lock.
+  @inline(never)
+  static func end(_ socket: SocketPointer, _ process: ProcessPointer) {
+    unsafe Watch.closed(socket, descriptor: -1, last: true)
+    unsafe socket.pointee.undecided = false
+    if unsafe socket.pointee.endpoint != nil { unsafe release(socket, process) }
+    unsafe socket.pointee.engineLost = true
+    unsafe countWatched(socket)
+    unsafe Process.drop(&socket.pointee.kick)
+    unsafe Process.drop(&socket.pointee.hidden)
+    unsafe process.pointee.sockets.free(socket)
   }
 
   /// Tells the daemon that nobody uses the endpoint any more. The caller holds the process's lock.
@@ -409,3 +444,71 @@ extension Socket {
     return false
   }
 }
+
+/// Calls that wait. The kernel's own hold the open file; ours go by its number, which the program may close meanwhile, or
+/// give to another file. So a call that waits is counted, and what it asks of the shadow it asks by a hidden descriptor.
+extension Socket {
+  /// A call on `fd` begins to wait; `letGo` follows in any case. Until then the socket stays what it is, closed or not.
+  ///
+  /// - Parameter mask: the thread's mask; all signals are blocked from here on. (Who closes a descriptor under a blocked
+  ///   thread and then signals it must not find it between the two.)
+  /// - Returns: false when `fd` has been closed before.
+  @inline(never)
+  static func hold(_ socket: SocketPointer, _ fd: Int32, _ mask: inout UInt64) -> Bool {
+    unsafe mn_sys_signals_block(&mask)
+    // Sequentially consistent: pairs with the fence of `leaving`. One of the two sees the other.
+    _ = unsafe mn_fetch_add_u32(&socket.pointee.waiters, 1)
+    unsafe socket.pointee.waiter = mn_thread_id()
+    return unsafe mn_table_get(fd) == UnsafeMutableRawPointer(socket)
+  }
+
+  /// Whether some call waits. One of this very thread does not: its signal handler closes what it waits for, and the call
+  /// finds nothing when it goes on; or the handler has jumped out of it.
+  static func isWaitedOn(_ socket: SocketPointer) -> Bool {
+    let count = unsafe mn_load_relaxed_u32(&socket.pointee.waiters)
+    return unsafe count > 1 || count == 1 && socket.pointee.waiter != mn_thread_id()
+  }
+
+  /// The number by which a call that holds the socket asks its shadow.
+  ///
+  /// - Returns: -1: closed by a signal handler of this thread.
+  @inline(never)
+  static func pin(_ socket: SocketPointer, _ fd: Int32) -> Int32 {
+    guard let process = unsafe process, unsafe Lock.acquire(&process.pointee.lock) else { return fd }
+    defer { unsafe Lock.release(&process.pointee.lock) }
+    if unsafe socket.pointee.hidden < 0 && mn_table_get(fd) != UnsafeMutableRawPointer(socket) { return -1 }
+    return unsafe pinned(socket, fd)
+  }
+
+  /// The caller holds the process's lock. Where there is no descriptor left, the program's own must do.
+  @inline(never)
+  static func pinned(_ socket: SocketPointer, _ fd: Int32) -> Int32 {
+    if unsafe socket.pointee.hidden < 0 { unsafe socket.pointee.hidden = Process.copy(fd) }
+    return unsafe socket.pointee.hidden < 0 ? fd : socket.pointee.hidden
+  }
+
+  static func letGo(_ socket: SocketPointer, _ mask: UInt64) {
+    unsafe letGo(socket)
+    unsafe withUnsafePointer(to: mask) { unsafe mn_sys_signals_restore($0) }
+  }
+
+  /// A call waits no more. Also what runs when its thread is cancelled.
+  @inline(never)
+  static func letGo(_ socket: SocketPointer) {
+    let before = unsafe mn_fetch_add_u32(&socket.pointee.waiters, UInt32.max)
+    guard unsafe before == 1 && (socket.pointee.hidden >= 0 || socket.pointee.descriptors == 0), let process = unsafe process,
+      unsafe Lock.acquire(&process.pointee.lock)
+    else { return }
+    defer { unsafe Lock.release(&process.pointee.lock) }
+    guard unsafe socket.pointee.kind == Kind.socket && mn_load_relaxed_u32(&socket.pointee.waiters) == 0 else { return }
+    if unsafe socket.pointee.descriptors == 0 {
+      unsafe end(socket, process)
+    } else {
+      if unsafe socket.pointee.fd == socket.pointee.hidden { unsafe socket.pointee.fd = -1 }
+      unsafe Process.drop(&socket.pointee.hidden)
+    }
+  }
+}
+
+@c(mn_hook_cancelled)
+public func cancelled(_ socket: UnsafeMutableRawPointer) { unsafe Socket.letGo(socket.assumingMemoryBound(to: Socket.self)) }

@@ -5,17 +5,17 @@ import ShimChannel
 /// How a wait ended.
 enum Waited {
   case ready
-  case timedOut
-  /// A signal handler ran, and the call is one that the kernel would not restart.
-  case interrupted
   /// The daemon has gone; the shadow is what is left.
   case lost
+  /// What the call is to report: EAGAIN, time is up; EINTR, a signal handler ran, and the call is one that the kernel would
+  /// not restart; EBADF, the descriptor was closed by such a handler.
+  case failed(Int)
 }
 
 /// Waiting: look at the rings, yield or pause for the configured time, then publish "armed", look again, and sleep in
-/// the kernel on shadow, eventfd and control connection together.
+/// the kernel on shadow, eventfd and control connection together. Whoever waits holds the socket (`Socket.hold`).
 ///
-/// Signals are blocked while the rings are watched and let through by the system calls in between (ppoll with the
+/// Signals are blocked while the call waits (from `Socket.hold` on) and let through by the system calls in between (ppoll with the
 /// program's own mask), so that a handler never runs unnoticed between two looks: the call ends with EINTR as the
 /// kernel's would.
 enum Wait {
@@ -24,31 +24,42 @@ enum Wait {
   private static let roomLook: Int64 = 2_000_000
 
   /// Waits until a receive on the socket would not find it empty.
-  static func readable(_ socket: SocketPointer, _ fd: Int32) -> Waited {
+  ///
+  /// - Parameters:
+  ///   - number: the descriptor by which the program called.
+  ///   - fd: the same; after a sleep the hidden one, which stays what it is.
+  ///   - mask: the program's, for sleeps.
+  static func readable(_ socket: SocketPointer, _ number: Int32, _ fd: inout Int32, _ mask: UInt64) -> Waited {
     let timeout = unsafe socket.pointee.endpoint.unsafelyUnwrapped.pointee.receive_timeout
-    return unsafe wait(socket, fd, timeout, forInput: true)
+    return unsafe wait(socket, number, &fd, mask, timeout, forInput: true)
   }
 
   /// Waits until the TX ring has room.
-  static func writable(_ socket: SocketPointer, _ fd: Int32) -> Waited {
+  static func writable(_ socket: SocketPointer, _ number: Int32, _ fd: inout Int32, _ mask: UInt64) -> Waited {
     let timeout = unsafe socket.pointee.endpoint.unsafelyUnwrapped.pointee.send_timeout
-    return unsafe wait(socket, fd, timeout, forInput: false)
+    return unsafe wait(socket, number, &fd, mask, timeout, forInput: false)
   }
 
   /// Waits until the shadow has something (`ready`) or the socket has its endpoint (`lost`, to the kernel).
-  static func undecided(_ socket: SocketPointer, _ fd: Int32) -> Waited {
-    guard let kick = unsafe kick(socket) else { return .lost }
+  static func undecided(_ socket: SocketPointer, _ number: Int32, _ fd: inout Int32, _ mask: UInt64) -> Waited {
+    unsafe fd = Socket.pin(socket, fd)
+    if fd < 0 { return .failed(MN_EBADF) }
+    // -1, which ppoll passes over: the kernel's for good (or closed).
+    let kick = unsafe kick(socket) ?? -1
+    if unsafe socket.pointee.endpoint != nil { return .lost }
     var time: (Int64, Int64) = (0, 0)
     var length: UInt32 = 16
     _ = unsafe mn_sys_getsockopt(fd, Int32(MN_SOL_SOCKET), Int32(MN_SO_RCVTIMEO), &time, &length)
     let left = time.0 == 0 && time.1 == 0 ? -1 : time.0 * 1_000_000_000 + time.1 * 1000
     var entries: InlineArray<2, mn_pollfd> = .init(repeating: mn_pollfd(descriptor: fd, events: Int16(MN_POLLIN), returned: 0))
     entries[1].descriptor = kick
-    let result = unsafe withUnsafeMutableBytes(of: &entries) {
-      unsafe sleep($0.baseAddress!.assumingMemoryBound(to: mn_pollfd.self), 2, left, nil)
+    let result = unsafe withUnsafeMutableBytes(of: &entries) { entries in
+      unsafe withUnsafePointer(to: mask) {
+        unsafe sleep(entries.baseAddress!.assumingMemoryBound(to: mn_pollfd.self), 2, left, $0, holding: socket)
+      }
     }
-    if result == 0 { return .timedOut }
-    if result == -Int32(MN_EINTR) { return left < 0 && mn_sys_signals_restart() ? .ready : .interrupted }
+    if result == 0 { return .failed(MN_EAGAIN) }
+    if result == -Int32(MN_EINTR) { return unsafe interrupted(socket, number, restarts: left < 0) ?? .ready }
     return entries[1].returned != 0 ? .lost : .ready
   }
 
@@ -70,12 +81,17 @@ enum Wait {
     unsafe forInput ? Socket.hasInput(socket) : Socket.hasRoom(socket)
   }
 
-  private static func wait(_ socket: SocketPointer, _ fd: Int32, _ timeout: UInt64, forInput: Bool) -> Waited {
-    guard let process = unsafe process, let directory = unsafe process.pointee.directory else { return .lost }
-    var mask: UInt64 = 0
-    unsafe mn_sys_signals_block(&mask)
-    defer { unsafe mn_sys_signals_restore(&mask) }
+  /// - Returns: nil when the call goes on. On the kernel it would begin anew then, by its number.
+  private static func interrupted(_ socket: SocketPointer, _ number: Int32, restarts: Bool) -> Waited? {
+    if !restarts || !mn_sys_signals_restart() { return .failed(MN_EINTR) }
+    return unsafe mn_table_get(number) == UnsafeMutableRawPointer(socket) ? nil : .failed(MN_EBADF)
+  }
 
+  private static func wait(
+    _ socket: SocketPointer, _ number: Int32, _ fd: inout Int32, _ mask: UInt64, _ timeout: UInt64, forInput: Bool
+  ) -> Waited {
+    guard let process = unsafe process, let directory = unsafe process.pointee.directory else { return .lost }
+    var mask = mask
     let start = mn_sys_nanoseconds()
     let deadline = timeout == 0 ? neverDeadline : start &+ timeout
     var spinner = Spinner(directory, start: start, deadline: deadline)
@@ -85,11 +101,13 @@ enum Wait {
       let step = spinner.step()
       if step == .over { break }
       if step == .lookAtKernel {
-        let outcome = unsafe kernelLook(socket, process, fd, 0, &mask, forInput, timeout)
+        // (Where the number has just been closed, the look is in vain; nothing is taken by it.)
+        let outcome = unsafe kernelLook(socket, process, number, fd, 0, &mask, forInput, timeout)
         if let outcome { return outcome }
       }
     }
-    while true {
+    unsafe fd = Socket.pin(socket, fd)
+    while fd >= 0 {
       let wasLost = unsafe socket.pointee.engineLost
       if wasLost {
         Loss.reattach()
@@ -100,25 +118,27 @@ enum Wait {
       var left: Int64 = -1
       if deadline != neverDeadline {
         let now = mn_sys_nanoseconds()
-        if now >= deadline { return .timedOut }
+        if now >= deadline { return .failed(MN_EAGAIN) }
         left = Int64(deadline - now)
       }
       if wasLost { left = left < 0 ? Loss.retry : min(left, Loss.retry) }
       // Another thread's wait for input may swallow the signal for room: never asleep for long without a look.
       if !forInput { left = left < 0 ? roomLook : min(left, roomLook) }
       if let endpoint = unsafe socket.pointee.endpoint { unsafe endpoint.pointee.app_wakeups &+= 1 }
-      if let outcome = unsafe kernelLook(socket, process, fd, left, &mask, forInput, timeout) { return outcome }
+      if let outcome = unsafe kernelLook(socket, process, number, fd, left, &mask, forInput, timeout) { return outcome }
       if unsafe isReady(socket, forInput) { return .ready }
-      if unsafe socket.pointee.kind != Kind.socket { return .lost }
+      if unsafe socket.pointee.kind != Kind.socket { break }
     }
+    return .failed(MN_EBADF)
   }
 
   /// One ppoll on everything that can end the wait.
   ///
   /// - Parameter left: 0: only a look; negative: for ever; else ns.
   /// - Returns: nil when the wait goes on.
+  @inline(never)
   private static func kernelLook(
-    _ socket: SocketPointer, _ process: ProcessPointer, _ fd: Int32, _ left: Int64, _ mask: UnsafePointer<UInt64>,
+    _ socket: SocketPointer, _ process: ProcessPointer, _ number: Int32, _ fd: Int32, _ left: Int64, _ mask: UnsafePointer<UInt64>,
     _ forInput: Bool, _ timeout: UInt64
   ) -> Waited? {
     var entries: InlineArray<3, mn_pollfd> = .init(repeating: mn_pollfd(descriptor: -1, events: 0, returned: 0))
@@ -131,28 +151,29 @@ enum Wait {
         var none = mn_timespec(seconds: 0, nanoseconds: 0)
         return unsafe mn_sys_ppoll(entries, 2, &none, mask)
       }
-      return unsafe sleep(entries, 3, left, mask)
+      return unsafe sleep(entries, 3, left, mask, holding: socket)
     }
-    if result == -Int32(MN_EINTR) {
-      // A socket with a timeout is never restarted (signal(7)).
-      return timeout == 0 && mn_sys_signals_restart() ? nil : .interrupted
-    }
+    // A socket with a timeout is never restarted (signal(7)).
+    if result == -Int32(MN_EINTR) { return unsafe interrupted(socket, number, restarts: timeout == 0) }
     if result <= 0 { return nil }
     if unsafe entries[1].returned != 0 && Loss.check(process) { return .lost }
     return entries[0].returned != 0 ? .ready : nil
   }
 
   /// libc's ppoll, a cancellation point as the calls are that it stands for; errno is left alone.
-  static func sleep(_ entries: UnsafeMutablePointer<mn_pollfd>, _ count: UInt64, _ left: Int64, _ mask: UnsafePointer<UInt64>?)
-    -> Int32
-  {
+  ///
+  /// - Parameter socket: what the call holds, and a cancellation lets go.
+  static func sleep(
+    _ entries: UnsafeMutablePointer<mn_pollfd>, _ count: UInt64, _ left: Int64, _ mask: UnsafePointer<UInt64>?,
+    holding socket: SocketPointer?
+  ) -> Int32 {
     let saved = mn_get_errno()
     let result: Int32
     if left < 0 {
-      result = unsafe mn_real_ppoll(entries, count, nil, mask)
+      result = unsafe mn_sleep(entries, count, nil, mask, socket)
     } else {
       var time = mn_timespec(seconds: left / 1_000_000_000, nanoseconds: left % 1_000_000_000)
-      result = unsafe mn_real_ppoll(entries, count, &time, mask)
+      result = unsafe mn_sleep(entries, count, &time, mask, socket)
     }
     if result >= 0 { return result }
     let error = mn_get_errno()
@@ -307,7 +328,7 @@ enum Loss {
     unsafe Control.lose(process)
     while unsafe process.pointee.lifelineCount > 0 {
       unsafe process.pointee.lifelineCount -= 1
-      Process.drop(unsafe process.pointee.lifelines[process.pointee.lifelineCount])
+      unsafe Process.drop(&process.pointee.lifelines[process.pointee.lifelineCount])
     }
     unsafe process.pointee.lastAttempt = mn_sys_nanoseconds()
     for index in 0..<(unsafe process.pointee.channelCount) { unsafe process.pointee.channels[index].full = true }

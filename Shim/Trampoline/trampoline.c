@@ -90,6 +90,9 @@ ssize_t mn_hook_recvfrom(void *entry, int fd, void *data, size_t size, int flags
 ssize_t mn_hook_recvmsg(void *entry, int fd, struct mn_msghdr *message, int flags);
 int mn_hook_recvmmsg(void *entry, int fd, struct mn_mmsghdr *messages, unsigned count, int flags, struct mn_timespec *timeout);
 void mn_hook_closing(void *entry, int fd);
+bool mn_hook_leaving(void *entry, int fd);
+void mn_hook_left(void *entry, int fd, bool restored);
+void mn_hook_cancelled(void *socket);
 void mn_hook_duplicated(void *entry, int from, int to);
 void mn_hook_flags_changed(void *entry, int fd);
 int mn_hook_fionread(void *entry, int fd, int *value);
@@ -187,9 +190,11 @@ static struct { REAL_CALLS(DECLARE) } real;
 
 // Everything is resolved at once, so that a forked child of a threaded parent never meets the linker's lock.
 static __attribute__((cold, noinline)) void resolve(void) {
-#define RESOLVE(name, result, arguments) real.name = (result(*) arguments)dlsym(RTLD_NEXT, #name);
+#define NAME(name, result, arguments) #name "\0"
+  static const char names[] = REAL_CALLS(NAME);
   int saved = errno;
-  REAL_CALLS(RESOLVE)
+  void **call = (void **)&real;
+  for (const char *name = names; *name; name += strlen(name) + 1) *call++ = dlsym(RTLD_NEXT, name);
   errno = saved;
 }
 
@@ -254,6 +259,14 @@ int32_t mn_real_shutdown(int32_t fd, int32_t how) { return REAL(shutdown)(fd, ho
 int32_t mn_real_ioctl(int32_t fd, uint64_t request, void *argument) { return REAL(ioctl)(fd, request, argument); }
 int32_t mn_real_ppoll(struct mn_pollfd *e, uint64_t n, const struct mn_timespec *t, const void *m) {
   return REAL(ppoll)((void *)e, n, (const void *)t, m);
+}
+int32_t mn_sleep(struct mn_pollfd *e, uint64_t n, const struct mn_timespec *t, const void *m, void *held) {
+  if (!held) return mn_real_ppoll(e, n, t, m);
+  int32_t result;
+  pthread_cleanup_push(mn_hook_cancelled, held);
+  result = mn_real_ppoll(e, n, t, m);
+  pthread_cleanup_pop(0);
+  return result;
 }
 int32_t mn_real_pselect(int32_t n, void *r, void *w, void *x, const struct mn_timespec *t, const void *m) {
   return REAL(pselect)(n, r, w, x, (const void *)t, m);
@@ -742,25 +755,33 @@ bool mn_twin_get(uint32_t index, int32_t *from, int32_t *to) {
   return RAW(SYS_kcmp, pid, pid, 0 /* KCMP_FILE */, *from, *to, 0) <= 0;
 }
 
-// The new number may have been anything of ours before: libc or the kernel closed that behind our back.
+// The kernel has just given out the number. It may have been anything of ours before: libc or the kernel closed that
+// behind our back.
+static int made(int fd) {
+  void *stale = entry_of(fd);
+  if (UNLIKELY(stale != NULL)) mn_hook_closing(stale, fd);
+  return fd;
+}
 static int duplicated(int from, int to) {
-  if (to >= 0 && to != from && !entry_of(from)) remember_twins(from, to);
-  if (to >= 0 && mn_table_length && to != from) {
-    void *entry = entry_of(from), *old = entry_of(to);
-    if (UNLIKELY(old != NULL)) mn_hook_closing(old, to);
-    if (UNLIKELY(entry != NULL)) mn_hook_duplicated(entry, from, to);
-  }
+  if (to < 0 || to == from) return to;
+  void *entry = entry_of(from);
+  if (UNLIKELY(entry != NULL)) mn_hook_duplicated(entry, from, to);
+  else remember_twins(from, to);
   return to;
 }
-EXPORT int dup(int fd) { return duplicated(fd, REAL(dup)(fd)); }
-EXPORT int dup2(int from, int to) {
-  if (UNLIKELY(lookup(to) == MN_TABLE_INTERNAL)) return errno = EBUSY, -1;
-  return duplicated(from, REAL(dup2)(from, to));
+EXPORT int dup(int fd) { return duplicated(fd, made(REAL(dup)(fd))); }
+// What stood there leaves the table first, and comes back if the call fails.
+static int replaced(int from, int to, int (*call)(int, int, int), int flags) {
+  void *old = lookup(to);
+  if (UNLIKELY(old == MN_TABLE_INTERNAL)) return errno = EBUSY, -1;
+  if (LIKELY(!old) || from == to || !mn_hook_leaving(old, to)) return call(from, to, flags);
+  int result = call(from, to, flags);
+  mn_hook_left(old, to, result < 0);
+  return result;
 }
-EXPORT int dup3(int from, int to, int flags) {
-  if (UNLIKELY(lookup(to) == MN_TABLE_INTERNAL)) return errno = EBUSY, -1;
-  return duplicated(from, REAL(dup3)(from, to, flags));
-}
+static int real_dup2(int from, int to, int flags) { return REAL(dup2)(from, to); }
+EXPORT int dup2(int from, int to) { return duplicated(from, replaced(from, to, real_dup2, 0)); }
+EXPORT int dup3(int from, int to, int flags) { return duplicated(from, replaced(from, to, REAL(dup3), flags)); }
 
 // Ranges are closed around the shim's own descriptors.
 EXPORT int close_range(unsigned first, unsigned last, int flags) {
@@ -785,7 +806,7 @@ EXPORT void closefrom(int first) {
 
 static int control_descriptor(int (*call)(int, int, ...), int fd, int command, void *argument) {
   int result = call(fd, command, argument);
-  if (command == F_DUPFD || command == F_DUPFD_CLOEXEC) return duplicated(fd, result);
+  if (command == F_DUPFD || command == F_DUPFD_CLOEXEC) return duplicated(fd, made(result));
   if (LIKELY(!mn_table_length) || result < 0) return result;
   if (command == F_SETFL) {
     void *entry = entry_of(fd);

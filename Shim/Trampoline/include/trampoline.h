@@ -202,6 +202,8 @@ int32_t mn_real_getpeername(int32_t fd, void *address, uint32_t *length);
 int32_t mn_real_shutdown(int32_t fd, int32_t how);
 int32_t mn_real_ioctl(int32_t fd, uint64_t request, void *argument);
 int32_t mn_real_ppoll(struct mn_pollfd *entries, uint64_t count, const struct mn_timespec *timeout, const void *mask);
+/// ppoll as well; a thread that is cancelled in it lets `held` go (NULL: nothing).
+int32_t mn_sleep(struct mn_pollfd *entries, uint64_t count, const struct mn_timespec *timeout, const void *mask, void *held);
 int32_t mn_real_pselect(int32_t count, void *read, void *write, void *except, const struct mn_timespec *timeout, const void *mask);
 int32_t mn_real_epoll_ctl(int32_t epfd, int32_t operation, int32_t fd, void *event);
 /// timeout in ns, negative: for ever. Falls back to millisecond waits on kernels before 5.11.
