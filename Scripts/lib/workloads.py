@@ -10,18 +10,20 @@ import re
 
 from lab import Failure, compile_c
 
-MESSAGE_BYTES = 64
-
 
 def number(pattern, text, what):
     found = re.search(pattern, text)
     if not found:
-        raise Failure(f"{what}: no {pattern!r} in its output")
+        tail = "\n".join("  | " + line for line in text.strip().splitlines()[-15:])
+        raise Failure(f"{what}: no {pattern!r} in its output:\n{tail}")
     return float(found.group(1))
 
 
 class Workload:
     name = ""
+    message_bytes = 64
+    writes_log = False  # of every latency, to the path `full_log` if that is set
+    full_log = None
     program = ""        # the server's, as `machnet status` names it
     metrics = []        # (metric, unit, better)
     port = 21111
@@ -35,7 +37,7 @@ class Workload:
 
 
 class SockperfPingPong(Workload):
-    name, program = "sockperf-pp", "sockperf"
+    name, program, writes_log = "sockperf-pp", "sockperf", True
     # sockperf prints half of the round trip as the latency; so do we.
     metrics = [("p50 RTT/2", "us", "lower"), ("p99 RTT/2", "us", "lower")]
     polling_option = ["--nonblocked"]
@@ -44,8 +46,9 @@ class SockperfPingPong(Workload):
         return ["sockperf", "server", "-i", address, "-p", str(self.port)]
 
     def client(self, address, seconds):
-        return ["sockperf", "ping-pong", "-i", address, "-p", str(self.port), "-m", str(MESSAGE_BYTES), "-t",
-                str(seconds)]
+        command = ["sockperf", "ping-pong", "-i", address, "-p", str(self.port), "-m", str(self.message_bytes), "-t",
+                   str(seconds)]
+        return command + (["--full-log", self.full_log] if self.full_log else [])
 
     def measure(self, client, server, seconds):
         p50 = number(r"percentile 50\.000 = +([\d.]+)", client, "sockperf")
@@ -55,13 +58,13 @@ class SockperfPingPong(Workload):
 
 
 class SockperfThroughput(SockperfPingPong):
-    name = "sockperf-tp"
+    name, writes_log = "sockperf-tp", False
     # Delivered, not sent: the count is the receiving program's own, over the time that the sender sent.
     metrics = [("delivered", "datagrams/s", "higher")]
     polling_option = []
 
     def client(self, address, seconds):
-        return ["sockperf", "throughput", "-i", address, "-p", str(self.port), "-m", str(MESSAGE_BYTES), "-t",
+        return ["sockperf", "throughput", "-i", address, "-p", str(self.port), "-m", str(self.message_bytes), "-t",
                 str(seconds)]
 
     def measure(self, client, server, seconds):

@@ -1,0 +1,66 @@
+import Foundation
+import Testing
+
+extension OneAtATime {
+  /// The page of Scripts/ab --report, as a browser shows it.
+  @Suite(
+    .serialized, .enabled(if: Topology.available.contains(.local)),
+    .enabled(if: FileManager.default.isExecutableFile(atPath: "/usr/bin/chromium"), "chromium is not installed: Scripts/setup"))
+  struct Report {
+    struct Page: Decodable {
+      struct Line: Decodable {
+        let colour: String
+        let length: Double
+      }
+      struct Figure: Decodable {
+        let texts: [String]
+        let width, height: Double
+        let lines: [Line]
+      }
+      let figures: [Figure]
+      let pixels: [String: Int]
+    }
+
+    /// As the report draws the kernel and Machnet.
+    static let colours = ["#4477aa": "rgb(68, 119, 170)", "#cc3311": "rgb(204, 51, 17)"]
+
+    @Test(
+      "plots are there, and in one file",
+      arguments: [
+        ("sockperf-pp", ["latency, all rounds", "latency under load"]),
+        ("sockperf-tp", ["datagrams against size", "throughput against size", "throughput against number of sockets"]),
+      ])
+    func plots(_ workload: String, _ titles: [String]) throws {
+      try withBench(.kernel) { bench in
+        let report = bench.directory.appending(path: "report").path
+        let script = repository.appending(path: "Scripts/ab").path
+        let run = try bench.start(
+          "ab", [script, "--workload", workload, "--rounds", "1", "--seconds", "1", "--points", "2", "--report", report]
+        ).wait(seconds: 150)
+        try #require(run.status == 0, "\(run.errors)")
+        let page = "\(report)/report.html"
+        #expect(try FileManager.default.contentsOfDirectory(atPath: report) == ["report.html"])
+        let text = try String(contentsOfFile: page, encoding: .utf8)
+        // Nothing is fetched from anywhere: names of XML languages and links inside the page are all.
+        for reference in text.matches(of: #/(?:src|href)\s*=\s*["']([^"']*)|url\(\s*["']?([^"')]*)/#) {
+          #expect((reference.output.1 ?? reference.output.2 ?? "").hasPrefix("#"), "\(reference.output.0)")
+        }
+
+        let looked = try bench.start(
+          "look", ["/usr/bin/python3", testProgram("look_at_page.py"), page] + Self.colours.keys).wait(seconds: 120)
+        try #require(looked.status == 0, "\(looked.errors)")
+        let seen = try JSONDecoder().decode(Page.self, from: Data(looked.output.utf8))
+        for figure in seen.figures { #expect(figure.width > 300 && figure.height > 200) }
+        for title in titles {
+          let figure = try #require(seen.figures.first { $0.texts.contains { $0.hasSuffix(": \(title)") } }, "\(title)")
+          for colour in Self.colours.values {
+            // From one point to another, not a mark in the legend.
+            #expect(figure.lines.contains { $0.colour == colour && $0.length > 50 }, "\(title): \(colour)")
+          }
+        }
+        if workload == "sockperf-pp" { #expect(seen.figures.contains { $0.texts.contains("99.99%") }) }
+        for colour in Self.colours.keys { #expect(seen.pixels[colour] ?? 0 > 200, "\(colour) on the screen") }
+      }
+    }
+  }
+}
