@@ -3,6 +3,7 @@ public struct StatusRates: Codable, Sendable {
   /// Between the two reports, by the daemon's clock.
   public var seconds: Double
   public var engines: [Engine]
+  public var sessions: [Session]
   public var sockets: [Socket]
 
   public struct Engine: Codable, Sendable {
@@ -13,6 +14,21 @@ public struct StatusRates: Codable, Sendable {
     /// Share of the time; 0...1.
     public var asleep: Double
     public var rxPackets, txPackets, localDatagrams, drops, wakeups: Double
+  }
+
+  /// A session of the transport machnet: how it stands, and packets per second.
+  public struct Session: Codable, Sendable {
+    /// The engine here and the one there.
+    public var engine, remoteEngine: Int
+    public var local, remote: String
+    /// open or opening
+    public var state: String
+    /// 0: not measured yet.
+    public var smoothedRttMicroseconds: Double
+    /// Packets.
+    public var congestionWindow: Double
+    public var inFlight: Int
+    public var rx, tx, retransmissions: Double
   }
 
   public struct Socket: Codable, Sendable {
@@ -46,6 +62,22 @@ public struct StatusRates: Codable, Sendable {
         asleep: asleep, rxPackets: perSecond("rxPackets"), txPackets: perSecond("txPackets"),
         localDatagrams: perSecond("localDatagrams"), drops: rate(sum(engine.drops), sum(last?.drops)),
         wakeups: perSecond("wakeups"))
+    }
+    sessions = new.engines.flatMap { engine in
+      let last = before?.engines.first { $0.index == engine.index }?.sessions ?? []
+      return engine.sessions.map { session in
+        let last = last.first {
+          ($0.local, $0.remote, $0.remoteEngine) == (session.local, session.remote, session.remoteEngine)
+            // A session that was begun anew counts from nothing.
+            && $0.packetsSent <= session.packetsSent && $0.packetsReceived <= session.packetsReceived
+        }
+        return Session(
+          engine: engine.index, remoteEngine: session.remoteEngine, local: session.local, remote: session.remote, state: session.state,
+          smoothedRttMicroseconds: session.smoothedRttMicroseconds, congestionWindow: session.congestionWindow,
+          inFlight: session.inFlight, rx: rate(session.packetsReceived, last?.packetsReceived),
+          tx: rate(session.packetsSent, last?.packetsSent),
+          retransmissions: rate(session.retransmissions, last?.retransmissions))
+      }
     }
     // A socket is its inode: blocks are used again.
     let known = Dictionary((before?.sockets ?? []).map { ($0.inode, $0) }, uniquingKeysWith: { first, _ in first })

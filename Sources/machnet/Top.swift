@@ -5,11 +5,15 @@ import MachnetControl
 
 struct Top: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Shows live what engines and sockets do, the busiest first.",
+    abstract: "Shows live what engines, sessions and sockets do, the busiest first.",
     discussion: """
       Keys: s the next order, r the reverse, q the end. Rates are per second, over the interval. LOAD is the share of an \
       engine's rounds that found work, ASLEEP the share of the time. KERNEL counts datagrams that a socket's program \
-      sent and received by the kernel. The view goes on when the daemon is started again.
+      sent and received by the kernel. Sessions of the transport machnet are shown with the engine there, their round trip, \
+      congestion window and packets in flight, and packets sent again. What does not fit is counted. The view goes on when the daemon is started again.
+
+      Exit codes: 0 ended by q or a signal, or printed; 1 no terminal, no daemon answers, or the config is wrong; 64 the \
+      command line is wrong.
       """)
 
   @OptionGroup var daemon: DaemonOptions
@@ -167,6 +171,7 @@ struct TopView {
       lines.append("\(daemon.damagedChannels) damaged channels, \(daemon.refusedConnections) refused connections")
     }
     lines.append("")
+    // Each of the upper tables may take a third of what is left, so that there is always room for sockets.
     lines += table(
       [("ENGINE", 6), ("CPU", 4), ("LOAD", 5), ("ASLEEP", 7), ("RX/s", 8), ("TX/s", 8), ("LOCAL/s", 9), ("WAKE/s", 8), ("DROPS/s", 8)],
       rates.engines.map { engine in
@@ -174,8 +179,27 @@ struct TopView {
           "\(engine.index)", engine.cpu.map { "\($0)" } ?? "-", percent(engine.load), percent(engine.asleep),
           short(engine.rxPackets), short(engine.txPackets), short(engine.localDatagrams), short(engine.wakeups), short(engine.drops),
         ]
-      }, leading: 0, gap: 1)
+      }, leading: 0, gap: 1, room: (height - lines.count) / 3)
     lines.append("")
+    if !rates.sessions.isEmpty {
+      let sessions = rates.sessions.sorted { a, b in
+        if a.rx + a.tx != b.rx + b.tx { return a.rx + a.tx > b.rx + b.tx }
+        return (a.engine, a.remote, a.remoteEngine) < (b.engine, b.remote, b.remoteEngine)
+      }
+      lines += table(
+        [
+          ("SESSION WITH", 15), ("THERE", 5), ("HERE", 4), ("STATE", 7), ("RTT us", 7), ("CWND", 6), ("FLIGHT", 6), ("RX/s", 6), ("TX/s", 6),
+          ("AGAIN/s", 7),
+        ],
+        sessions.map { session in
+          [
+            session.remote, "\(session.remoteEngine)", "\(session.engine)", session.state,
+            session.smoothedRttMicroseconds == 0 ? "-" : short(session.smoothedRttMicroseconds), short(session.congestionWindow),
+            "\(session.inFlight)", short(session.rx), short(session.tx), short(session.retransmissions),
+          ]
+        }, leading: 1, gap: 1, room: (height - lines.count) / 3)
+      lines.append("")
+    }
     var sockets = rates.sockets.sorted(by: order.comesFirst)
     if isReversed { sockets.reverse() }
     let spare = max(0, width - 80)
@@ -183,29 +207,32 @@ struct TopView {
     let header: [(String, Int)] = [
       ("PROGRAM", program), ("LOCAL", local), ("PID", 7), ("RX/s", 7), ("TX/s", 7), ("KERN/s", 7), ("WAKE/s", 7), ("DROP/s", 6),
     ]
-    let room = max(0, height - lines.count - 2)
     lines += table(
       header,
-      sockets.prefix(sockets.count > room ? room - 1 : room).map { socket in
+      sockets.lazy.map { socket in
         [
           socket.program, socket.local, "\(socket.pid)", short(socket.rx), short(socket.tx), short(socket.kernel),
           short(socket.wakeups), short(socket.drops),
         ]
-      }, leading: 2, gap: 1)
-    if sockets.count > room { lines.append("... \(sockets.count - max(0, room - 1)) more") }
+      }, leading: 2, gap: 1, room: height - lines.count - 1)
     lines.append("sorted by \(order.rawValue)\(isReversed ? ", reversed" : "")  (s: next order, r: reverse, q: end)")
     return lines
   }
 
-  /// Columns of fixed widths; the first `leading` ones to the left and cut, the others to the right.
-  private func table(_ columns: [(name: String, width: Int)], _ rows: [[String]], leading: Int, gap: Int) -> [String] {
-    ([columns.map(\.name)] + rows).map { cells in
+  /// Columns of fixed widths; the first `leading` ones to the left and cut, the others to the right. In at most `room`
+  /// lines, with the header: the last says how many more there are.
+  private func table(
+    _ columns: [(name: String, width: Int)], _ rows: some Collection<[String]>, leading: Int, gap: Int, room: Int
+  ) -> [String] {
+    let isCut = rows.count > room - 1
+    let shown = isCut ? max(0, room - 2) : rows.count
+    return ([columns.map(\.name)] + rows.prefix(shown)).map { cells in
       zip(cells, columns).enumerated().map { index, pair in
         let (text, width) = (String(pair.0.prefix(index < leading ? pair.1.width : Int.max)), pair.1.width)
         let space = String(repeating: " ", count: max(0, width - text.count))
         return index < leading ? text + space : space + text
       }.joined(separator: String(repeating: " ", count: gap))
-    }
+    } + (isCut ? ["... \(rows.count - shown) more"] : [])
   }
 
   private func two(_ number: Int) -> String { number < 10 ? "0\(number)" : "\(number)" }

@@ -6,7 +6,7 @@ import Testing
 /// A report with one engine and one socket.
 private func report(
   epoch: String = "e", uptime: Double, iterations: UInt64 = 0, busy: UInt64 = 0, slept: UInt64 = 0, sleeping: Bool = false,
-  received: UInt64 = 0, inode: UInt64 = 1, since: Double? = nil
+  received: UInt64 = 0, inode: UInt64 = 1, since: Double? = nil, sessionSent: UInt64? = nil
 ) throws -> StatusReport {
   try StatusReport(
     json: """
@@ -14,6 +14,7 @@ private func report(
           "control_socket": "", "connections": 0, "channels": 0, "endpoints": 1, "departing": 0, "requests": 0,
           "refused_requests": 0, "refused_connections": 0, "disconnected_liars": 0, "damaged_channels": 0 },
         "engines": [ { "index": 0, "polling": "adaptive", "sleeping": \(sleeping), "interfaces": [], "drops": { "ip_checksum": \(busy) },
+          "sessions": [\(sessionSent.map { session(sent: $0) } ?? "")],
           "iterations": \(iterations), "busy_iterations": \(busy), "sleep_nanoseconds": \(slept) } ],
         "interfaces": [], "processes": [],
         "sockets": [ { "program": "p", "pid": 2, "local": "*:1", "netns": 0, "verdict": "machnet", "home_engine": 0,
@@ -23,7 +24,23 @@ private func report(
       """)
 }
 
+private func session(sent: UInt64) -> String {
+  """
+  { "local": "10.0.0.1", "remote": "10.0.0.2", "remote_engine": 1, "state": "open", "smoothed_rtt_microseconds": 12.5,
+    "minimum_rtt_microseconds": 10, "congestion_window": 8, "in_flight": 3, "packets_sent": \(sent), "packets_received": \(sent / 2),
+    "retransmissions": \(sent / 10) }
+  """
+}
+
 @Suite struct StatusRatesTests {
+  @Test func sessionsThatGoOnAndThatBeganAnew() throws {
+    let old = try report(uptime: 10, sessionSent: 1000)
+    let on = StatusRates(from: old, to: try report(uptime: 12, sessionSent: 1400)).sessions[0]
+    #expect(on.tx == 200 && on.rx == 100 && on.retransmissions == 20 && on.remoteEngine == 1 && on.smoothedRttMicroseconds == 12.5)
+    // Another one with the same two ends: all of it is new.
+    #expect(StatusRates(from: old, to: try report(uptime: 12, sessionSent: 60)).sessions[0].tx == 30)
+  }
+
   @Test func betweenTwoLooks() throws {
     let rates = StatusRates(
       from: try report(uptime: 10, iterations: 1000, busy: 100, slept: 1_000_000_000, received: 50),

@@ -133,9 +133,35 @@ extension OneAtATime {
         let once = try bench.start("top", [product("machnet"), "top", "--socket", again.socket.path, "--once", "--json", "--interval", "0.2"])
         let text = try once.wait(seconds: 10).output
         let object = try #require(try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any])
-        #expect(Set(object.keys) == ["engines", "seconds", "sockets"])
+        #expect(Set(object.keys) == ["engines", "seconds", "sessions", "sockets"])
         let piped = try bench.start("top", [product("machnet"), "top", "--socket", again.socket.path]).wait(seconds: 10)
         #expect(piped.status == 1 && piped.errors.contains("needs a terminal"))
+      }
+    }
+
+    @Test("top shows sessions", .enabled(if: Topology.available.contains(.sessions)))
+    func topOfSessions() throws {
+      try withBench(.sessions) { bench in
+        let daemon = try #require(bench.clientDaemon)
+        let port = Bench.freshPort()
+        let server = try bench.server(Self.python, testProgram("blocking_echo.py"), "server", bench.address, "\(port)")
+        try server.waitBound(port)
+        let sender = try bench.client(Self.python, testProgram("steady_sender.py"), bench.address, "\(port)")
+        let terminal = try bench.start(
+          "terminal",
+          [Self.python, testProgram("in_a_terminal.py"), product("machnet"), "top", "--socket", daemon.socket.path, "--interval", "0.1"])
+        for text in ["SESSION WITH", "\(bench.address) ", " open ", "sorted by traffic"] { terminal.type("see \(text)") }
+        terminal.type("key q")
+        terminal.type("end")
+        #expect(try terminal.wait(seconds: 60).output == "seen\nseen\nseen\nseen\nended 0\n")
+        #expect(sender.isRunning)
+
+        let once = try bench.start("top", [product("machnet"), "top", "--socket", daemon.socket.path, "--once", "--json", "--interval", "0.5"])
+        let text = try once.wait(seconds: 10).output
+        let object = try #require(try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any])
+        let session = try #require((object["sessions"] as? [[String: Any]])?.first, "\(text)")
+        #expect(session["remote"] as? String == bench.address && session["state"] as? String == "open")
+        for key in ["smoothed_rtt_microseconds", "congestion_window", "tx"] { #expect(session[key] as? Double ?? 0 > 0, "\(key): \(text)") }
       }
     }
 
