@@ -31,7 +31,8 @@ extension ControlServer {
       close(try endpoint(of: request, connection))
       return []
     case MN_REQUEST_STATUS:
-      return [try status(&reply)]
+      try requestStatus(request, name)
+      return []
     case MN_REQUEST_RELOAD:
       try reload(connection)
       return []

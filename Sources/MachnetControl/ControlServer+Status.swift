@@ -6,15 +6,51 @@ import MachnetChannel
 import MachnetEngine
 
 extension ControlServer {
-  func status(_ reply: inout mn_reply) throws(Refusal) -> Descriptor {
-    do {
-      let text = try statusReport().json
-      reply.size = UInt64(text.utf8.count)
-      return try textMemory(text)
-    } catch {
-      log.warning("no status: \(error)")
-      throw Refusal(ENOMEM)
+  /// Who asked for the status: a connection, and the request's number.
+  struct StatusRequest {
+    let connection: UInt64
+    let sequence: UInt32
+  }
+
+  /// Takes down who wants a status; the answer comes when it is written.
+  ///
+  /// - Throws: EBUSY where the last one of this connection is not answered yet.
+  func requestStatus(_ request: mn_request, _ name: UInt64) throws(Refusal) {
+    guard !(statusWaiters + (statusReaders ?? [])).contains(where: { $0.connection == name }) else { throw Refusal(EBUSY) }
+    statusWaiters.append(StatusRequest(connection: name, sequence: request.sequence))
+    startStatus()
+  }
+
+  private func startStatus() {
+    guard statusReaders == nil, !statusWaiters.isEmpty else { return }
+    statusReaders = statusWaiters
+    statusWaiters = []
+    statusWriter.start(statusReport())
+  }
+
+  /// Answers everybody who waited for the report that is written now.
+  func finishStatus() {
+    guard let outcome = statusWriter.take(), let readers = statusReaders else { return }
+    statusReaders = nil
+    for reader in readers {
+      guard let connection = connections[reader.connection] else { continue }
+      var reply = mn_reply()
+      reply.magic = MN_MAGIC
+      reply.version = UInt16(MN_ABI_VERSION)
+      reply.kind = UInt16(MN_REQUEST_STATUS)
+      reply.sequence = reader.sequence
+      var descriptors: [Descriptor] = []
+      switch outcome {
+      case .success((let memory, let size)):
+        reply.size = UInt64(size)
+        descriptors = [memory]
+      case .failure(let error):
+        log.warning("no status: \(error)")
+        reply.status = ENOMEM
+      }
+      if !send(&reply, descriptors, to: connection) { disconnect(reader.connection) }
     }
+    startStatus()
   }
 
   func statusReport() -> StatusReport {

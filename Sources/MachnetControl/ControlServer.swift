@@ -27,6 +27,10 @@ public final class ControlServer: @unchecked Sendable {
   var endpointCount = 0
   /// One at a time.
   var capture: ActiveCapture?
+  let statusWriter: StatusWriter
+  /// Who gets the report that is being written; nil: none is. And who came since, and gets the next.
+  var statusReaders: [StatusRequest]?
+  var statusWaiters: [StatusRequest] = []
   var generation: UInt32 = 0
 
   private var nextConnection = Name.firstConnection
@@ -44,6 +48,7 @@ public final class ControlServer: @unchecked Sendable {
     static let listener: UInt64 = 0
     static let stop: UInt64 = 1
     static let signals: UInt64 = 2
+    static let statusWritten: UInt64 = 3
     static let firstEngine: UInt64 = 16
     static let firstConnection: UInt64 = 1024
   }
@@ -52,9 +57,11 @@ public final class ControlServer: @unchecked Sendable {
   ///   - socket: the claim on the path; clients can connect from now on, and are served by `run`.
   ///   - engines: as many as the config says, by index.
   ///   - signals: of `blockSignals`: SIGHUP reloads, SIGTERM and SIGINT stop; -1: none. Closed at the end.
+  ///   - render: makes text of a status, on another thread.
   public init(
     config: Config, socket: ControlSocket, directory: DirectoryMemory, engines: [EngineControl], log: Logger,
-    signals: Int32 = -1, reread: @escaping @Sendable () throws -> Config
+    signals: Int32 = -1, render: @escaping @Sendable (StatusReport) throws -> String = { try $0.json },
+    reread: @escaping @Sendable () throws -> Config
   ) throws(SystemError) {
     precondition(engines.count == config.engine.count)
     self.config = config
@@ -67,6 +74,7 @@ public final class ControlServer: @unchecked Sendable {
     netns = NetworkNamespaces(own: cookie)
     epoll = try Descriptor(mn_linux_epoll_create(), "make an epoll set")
     stopping = try Descriptor(mn_linux_eventfd(), "make an eventfd")
+    statusWriter = try StatusWriter(render: render)
     self.signals = signals >= 0 ? try Descriptor(signals, "watch signals") : nil
     reserve = try? Descriptor(mn_linux_eventfd(), "make an eventfd")
     self.socket = socket
@@ -74,6 +82,7 @@ public final class ControlServer: @unchecked Sendable {
     try watch(listener.number, Name.listener)
     try watch(stopping.number, Name.stop)
     if signals >= 0 { try watch(signals, Name.signals) }
+    try watch(statusWriter.written.number, Name.statusWritten)
     for (index, engine) in engines.enumerated() {
       try watch(engine.faultDescriptor, Name.firstEngine + UInt64(index))
     }
@@ -120,6 +129,7 @@ public final class ControlServer: @unchecked Sendable {
         case Name.listener: acceptConnection()
         case Name.stop: return
         case Name.signals: if takeSignals() { return }
+        case Name.statusWritten: finishStatus()
         case Name.firstEngine..<Name.firstConnection: takeFaults(engines[Int(name - Name.firstEngine)])
         default: serve(name)
         }
@@ -206,21 +216,32 @@ public final class ControlServer: @unchecked Sendable {
       counters.refusedRequests += 1
       log.debug("request \(reply.kind) of pid \(connection.pid) is refused with errno \(error.code)")
     }
-    // Nobody waits for an answer to a close.
-    if reply.kind == UInt16(MN_REQUEST_CLOSE) && !isLie { return }
-    reply.fd_count = UInt16(descriptors.count)
-    let sent = unsafe withUnsafeBytes(of: reply) { bytes in
-      unsafe mnc_send(
-        connection.descriptor.number, bytes.baseAddress!, bytes.count, descriptors.map(\.number),
-        Int32(descriptors.count))
+    // Nobody waits for an answer to a close; and a status takes its time.
+    let isSilent = switch Int(reply.kind) {
+    case MN_REQUEST_CLOSE: !isLie
+    case MN_REQUEST_STATUS: reply.status == 0
+    default: false
     }
+    if isSilent { return }
+    let sent = send(&reply, descriptors, to: connection)
     if isLie {
       counters.lies += 1
       if isWorthALine(counters.lies) {
         log.warning("pid \(connection.pid) (\(connection.program)) sent what no client sends; it is disconnected")
       }
     }
-    if isLie || sent < 0 { disconnect(name) }
+    if isLie || !sent { disconnect(name) }
+  }
+
+  /// - Returns: false: the client does not read its replies, or has gone.
+  func send(_ reply: inout mn_reply, _ descriptors: [Descriptor], to connection: Connection) -> Bool {
+    reply.fd_count = UInt16(descriptors.count)
+    let sent = unsafe withUnsafeBytes(of: reply) { bytes in
+      unsafe mnc_send(
+        connection.descriptor.number, bytes.baseAddress!, bytes.count, descriptors.map(\.number),
+        Int32(descriptors.count))
+    }
+    return sent >= 0
   }
 
   // MARK: Channels

@@ -458,6 +458,36 @@ private func enterNewNetworkNamespace() -> Bool {
     }
   }
 
+  @Test(.timeLimit(.minutes(1))) func aStatusThatTakesLongHoldsNobodyUp() throws {
+    let mayEnd = DispatchSemaphore(value: 0)
+    let written = Box(0)
+    try withDaemon(render: { report in
+      mayEnd.wait()
+      written.value += 1
+      return try report.json
+    }) { daemon in
+      let first = try daemon.client(), second = try daemon.client(), third = try daemon.client()
+      for client in [first, second, third] { try client.send(client.request(MN_REQUEST_STATUS)) }
+      // While it is written: programs attach, and who asks again is told to wait for the first answer.
+      let application = try TestApplication(daemon)
+      let socket = TestSocket()
+      _ = try socket.bind()
+      #expect(try application.open(socket).header.status == 0)
+      #expect(try first.call(first.request(MN_REQUEST_STATUS)).header.status == EBUSY)
+      // One that leaves is no trouble.
+      do { let gone = try daemon.client(); try gone.send(gone.request(MN_REQUEST_STATUS)) }
+      mayEnd.signal()
+      mayEnd.signal()
+      let replies = try [first, second, third].map { try #require(try $0.receive()) }
+      for reply in replies { #expect(reply.header.status == 0 && Int(reply.header.kind) == MN_REQUEST_STATUS) }
+      #expect(replies.map(\.header.sequence) == [1, 1, 1])
+      // Whoever asked while the first was written shares the next one, which knows the socket.
+      #expect(try StatusReport(json: ControlClient.text(replies[0])).sockets.isEmpty)
+      #expect(try StatusReport(json: ControlClient.text(replies[2])).sockets.count == 1)
+      #expect(written.value == 2)
+    }
+  }
+
   @Test func aDamagedChannelEndsItsConnection() throws {
     try withDaemon { daemon in
       let application = try TestApplication(daemon)

@@ -22,7 +22,10 @@ final class TestDaemon: @unchecked Sendable {
   /// While set, the engines stand still.
   let enginesAreStuck = Atomic(false)
 
-  init(engines count: Int = 1, interfaces: [mn_interface] = [], change: (inout Config) -> Void = { _ in }) throws {
+  init(
+    engines count: Int = 1, interfaces: [mn_interface] = [], render: @escaping @Sendable (StatusReport) throws -> String = { try $0.json },
+    change: (inout Config) -> Void = { _ in }
+  ) throws {
     var config = Config()
     config.engine.cpus = count == 1 ? [] : Array(0..<count)
     config.control.socket = "\(scratch)/\(UUID().uuidString.prefix(8)).sock"
@@ -41,7 +44,7 @@ final class TestDaemon: @unchecked Sendable {
     self.nextConfig = nextConfig
     server = try ControlServer(
       config: config, socket: socket, directory: directory, engines: engines, log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() },
-      reread: { try nextConfig.value.get() })
+      render: render, reread: { try nextConfig.value.get() })
     for engine in engines { spawn(in: enginesDone) { self.run(engine) } }
     while engines.contains(where: { $0.counters()[.iterations] == 0 }) { sched_yield() }
     spawn(in: serverDone) { try? self.server.run() }
@@ -94,10 +97,10 @@ final class TestDaemon: @unchecked Sendable {
 
 /// A daemon for the time of a test.
 func withDaemon(
-  engines: Int = 1, interfaces: [mn_interface] = [], change: (inout Config) -> Void = { _ in },
-  _ body: (TestDaemon) throws -> Void
+  engines: Int = 1, interfaces: [mn_interface] = [], render: @escaping @Sendable (StatusReport) throws -> String = { try $0.json },
+  change: (inout Config) -> Void = { _ in }, _ body: (TestDaemon) throws -> Void
 ) throws {
-  let daemon = try TestDaemon(engines: engines, interfaces: interfaces, change: change)
+  let daemon = try TestDaemon(engines: engines, interfaces: interfaces, render: render, change: change)
   defer { daemon.stop() }
   try body(daemon)
 }
