@@ -17,6 +17,9 @@ struct Fabric: ParsableCommand {
       Every daemon gets a vNIC: a memif of N queues, over which received frames are spread by RSS with a key that only the \
       fabric knows. Faults come from a seed: with the same one, the n-th frame of a vNIC meets the same fate. SIGUSR1 \
       prints statistics; SIGTERM and SIGINT print them and end the fabric.
+
+      Exit codes: 0 ended by a signal, or --check found nothing; 1 the config is wrong, or the fabric could not start; 64 the \
+      command line is wrong.
       """)
 
   @Option(name: .long, help: "The config file (YAML).")
@@ -88,7 +91,7 @@ struct Fabric: ParsableCommand {
     // The driver makes the sockets as the process's mask says; whoever reaches one can end the fabric (DPDK 22.11).
     _ = umask(0o077)
     if let cpu = cpu ?? config.cpu, mn_linux_pin(Int32(cpu)) < 0 {
-      log.critical("cannot run on CPU \(cpu)")
+      log.critical("cannot run on CPU \(cpu); choose another by --cpu or cpu:")
       throw ExitCode.failure
     }
     let fabric: FabricSwitch

@@ -13,7 +13,9 @@ struct Capture: ParsableCommand {
       recorder: frames that it was too slow for are counted, and told in the file's interface statistics.
 
       Ends on Ctrl-C, when the reader of the pipe goes, or by --count and --seconds. Only for root and the daemon's own \
-      user: it shows what everybody sends. Exit codes: 0 recorded; 1 not, or the daemon went away.
+      user: it shows what everybody sends.
+
+      Exit codes: 0 recorded; 1 not, or the daemon went away; 64 the command line is wrong.
       """)
 
   @OptionGroup var daemon: DaemonOptions
@@ -59,8 +61,8 @@ struct Capture: ParsableCommand {
     } catch let error as SystemError {
       let why =
         switch error.code {
-        case EPERM: "only root and the daemon's own user may see what everybody sends"
-        case EBUSY: "somebody else captures already"
+        case EPERM: "only root and the daemon's own user may see what everybody sends: try sudo"
+        case EBUSY: "somebody else captures already, and one can at a time (machnetd's log has the pid)"
         default: "cannot \(error)"
         }
       complain("machnet: \(why)")
@@ -80,6 +82,10 @@ struct Capture: ParsableCommand {
         if took == 0 && signals.isPending(within: 5) { break }
         if took != 0 && signals.isPending(within: 0) { break }
       }
+      // What was there when the end was asked for belongs to the capture. Busy engines add to it: not for ever.
+      for _ in 0..<64 where recorder.frames < count {
+        if try recorder.record(atMost: min(count - recorder.frames, 4096)) == 0 { break }
+      }
       try recorder.end()
     } catch {
       // The reader of the pipe has what it wanted.
@@ -90,7 +96,7 @@ struct Capture: ParsableCommand {
     }
     complain("\(recorder.frames) frames recorded, \(recorder.dropped) lost")
     if !isConnected {
-      complain("machnet: the daemon has gone")
+      complain("machnet: the daemon has gone; what it had passed on is recorded")
       throw ExitCode.failure
     }
   }

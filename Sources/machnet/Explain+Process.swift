@@ -47,7 +47,7 @@ extension Explain {
     if let fd {
       explanation.sockets.removeAll { $0.fd != fd }
       guard !explanation.sockets.isEmpty else {
-        complain("machnet: descriptor \(fd) of process \(pid) is no socket")
+        complain("machnet: descriptor \(fd) of process \(pid) is no socket; without --fd all its sockets are explained")
         throw ExitCode(2)
       }
     }

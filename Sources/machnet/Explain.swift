@@ -11,7 +11,7 @@ struct Explain: ParsableCommand {
       daemon. About a live process: --pid, and --fd for one of its descriptors.
 
       Exit codes: 0 the flow goes by Machnet (of a process: some socket does); 1 all goes by the kernel; 2 there is no \
-      answer.
+      answer; 64 the command line is wrong.
       """)
 
   @Option(name: .long, help: "The program's file name, for rules that name one.")
@@ -112,7 +112,10 @@ func advised(_ error: SystemError) -> String {
     switch error.code {
     case ENOENT, ECONNREFUSED: "; is machnetd running? --socket or --config name another one"
     case EACCES: "; ask for membership of the group in its config (control.group)"
-    default: ""
+    case ECONNRESET: "; the daemon has just ended: its log says why"
+    case EBUSY: "; the last answer is on its way: ask again"
+    case EPROTO: "; machnet and machnetd are to be of one version"
+    default: "; --socket or --config say which daemon is meant"
     }
   return "machnet: cannot \(error)\(advice)"
 }

@@ -9,7 +9,8 @@ struct Inspect: ParsableCommand {
       Reads the program's file and its shared libraries as the loader would; runs nothing. Scripts are followed to \
       their interpreter. The answer is for the user who asks: others may lose the preload to a setuid bit.
 
-      Exit codes: 0 it can be intercepted; 1 it cannot; 2 it could not be inspected.
+      Exit codes: 0 it can be intercepted; 1 it cannot; 2 it could not be inspected; 64 the \
+      command line is wrong.
       """)
 
   @Argument(help: "A program's file, or a name to be looked up in PATH.")

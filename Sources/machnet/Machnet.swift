@@ -7,6 +7,12 @@ import MachnetControl
 struct Machnet: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "machnet", abstract: "Runs programs over Machnet and shows what it does for them.",
+    discussion: """
+      'machnet help SUBCOMMAND' says more. Programs stay on the kernel where no daemon runs, or no rule of its config \
+      names their flows.
+
+      Exit codes: 0 done; 64 the command line is wrong; others are the subcommands' own.
+      """,
     subcommands: [Run.self, Status.self, Top.self, Capture.self, Explain.self, Inspect.self, Reload.self])
 }
 

@@ -8,12 +8,14 @@ struct Run: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Runs a program whose marked flows leave the kernel.",
     discussion: """
-      The program takes this process's place: signals reach it, and its exit code is its own. 125: refused by \
-      --strict; 126: it could not be executed; 127: it was not found (as in a shell). MACHNET_LOG=debug has the \
-      preload library say what it does.
+      The program takes this process's place: signals reach it, and its exit code is its own. MACHNET_LOG=debug has \
+      the preload library say what it does.
 
       Profiles: latency (looks at the rings for 1 ms before it sleeps), throughput (sleeps after 10 us, so that \
       bursts gather), shared-core (gives the core away between looks), and those under 'profiles:' in the config.
+
+      Exit codes: the program's own; or, when it was not started, 1 the config is wrong; 64 the command line is wrong; \
+      125 refused by --strict; 126 it could not be executed; 127 it was not found (as in a shell).
       """)
 
   @OptionGroup var daemon: DaemonOptions
@@ -33,13 +35,15 @@ struct Run: ParsableCommand {
   func run() throws {
     // What is passed through begins with the separator, if there is one.
     let command = Array(self.command.first == "--" ? self.command.dropFirst() : self.command[...])
+    // Passing through begins with the first word that is no option of ours, and it took --help for one.
+    if self.command.first == "--help" || self.command.first == "-h" { throw CleanExit.helpRequest(self) }
     guard let program = command.first else { throw ValidationError("expected -- PROGRAM [ARGUMENTS]") }
     guard let library = preloadLibrary() else {
       complain("machnet: cannot find libmachnet-preload.so beside \(executable() ?? "this program") or in ../lib; build it")
       throw ExitCode(126)
     }
     guard !library.contains(where: { $0 == " " || $0 == ":" }) else {
-      complain("machnet: \(library) cannot be preloaded: a path with a space or colon is no entry of LD_PRELOAD")
+      complain("machnet: \(library) cannot be preloaded: a path with a space or colon is no entry of LD_PRELOAD; install Machnet elsewhere")
       throw ExitCode(126)
     }
     let config = try daemon.statedConfig()
@@ -95,7 +99,7 @@ struct Run: ParsableCommand {
         throw SystemError(EPROTO, "agree with the daemon (is it of another version?)")
       }
     } catch {
-      if let error = error as? SystemError { complain("machnet: cannot \(error)") }
+      if let error = error as? SystemError { complain(advised(error)) }
       complain("machnet: \(program) is not started (--strict)")
       throw refusal
     }

@@ -7,6 +7,8 @@ struct Status: ParsableCommand {
     discussion: """
       Of each socket: what it sent and received through the engine and through the kernel, the rule that its flow hits, \
       drops by reason. The kernel's share and the wake-ups are the programs' own word.
+
+      Exit codes: 0 shown; 1 no daemon answers, or the config is wrong; 64 the command line is wrong.
       """)
 
   @OptionGroup var daemon: DaemonOptions
@@ -20,7 +22,7 @@ struct Status: ParsableCommand {
       let text = try client.statusText()
       print(json ? text : try readable(StatusReport(json: text)))
     } catch let error as SystemError {
-      complain("machnet: cannot \(error)")
+      complain(advised(error))
       throw ExitCode.failure
     }
   }

@@ -15,6 +15,9 @@ struct Daemon: ParsableCommand {
     discussion: """
       SIGHUP reads the flows of the config again; SIGTERM and SIGINT end the daemon, and programs go on through the \
       kernel.
+
+      Exit codes: 0 ended by a signal, or --check found nothing; 1 the config is wrong, or the daemon could not start; 64 the \
+      command line is wrong.
       """)
 
   @Option(name: .long, help: "The config file (YAML).")

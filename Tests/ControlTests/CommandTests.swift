@@ -107,7 +107,7 @@ private func write(_ text: String, to name: String) throws -> String {
       unsafe chmod(scratch, 0o755)
       #expect(try run(asNobody + ["status", "--socket", socket]).0 == 0)
       let (status, _, errors) = try run(asNobody + ["reload", "--socket", socket])
-      #expect(status == 1 && errors == "machnet: only root and the daemon's own user may reload it\n")
+      #expect(status == 1 && errors == "machnet: only root and the daemon's own user may reload it: sudo machnet reload\n")
     }
 
     let second = try run(["machnetd", "--config", file])
