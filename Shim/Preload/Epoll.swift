@@ -56,6 +56,7 @@ private nonisolated(unsafe) var freeEpolls: EpollPointer? = nil
 
 extension Epoll {
   /// The caller holds the process's lock.
+  @_optimize(size)
   static func make(_ epfd: Int32) -> EpollPointer? {
     let epoll: EpollPointer
     if let free = unsafe freeEpolls {
@@ -78,6 +79,7 @@ extension Epoll {
   }
 
   /// Other descriptors of an epoll that the program made before there was anything of ours in it.
+  @_optimize(size)
   private static func findTwins(_ epoll: EpollPointer) {
     let entry = UnsafeMutableRawPointer(epoll)
     var found = true
@@ -99,6 +101,7 @@ extension Epoll {
   }
 
   /// The program closes an epfd. Its watches end with the last descriptor. The caller holds the process's lock.
+  @_optimize(size)
   static func closed(_ epoll: EpollPointer, _ fd: Int32, _ process: ProcessPointer) {
     unsafe epoll.pointee.descriptors &-= 1
     if unsafe epoll.pointee.descriptors != 0 {
@@ -136,6 +139,7 @@ extension Epoll {
   }
 
   @inline(never)
+  @_optimize(size)
   mutating func cool(_ watch: WatchPointer) {
     for index in 0..<16 where unsafe hot[index] == watch { unsafe hot[index] = nil }
   }
@@ -143,6 +147,7 @@ extension Epoll {
 
 extension Watch {
   /// The caller holds the process's lock.
+  @_optimize(size)
   static func make(_ socket: SocketPointer, _ epoll: EpollPointer, _ fd: Int32, _ events: UInt32, _ data: UInt64) -> WatchPointer? {
     if unsafe freeWatches == nil {
       let count = 64
@@ -174,6 +179,7 @@ extension Watch {
   }
 
   /// The eventfd joins the shadow in the kernel's epoll, armed from the start.
+  @_optimize(size)
   private static func attach(_ watch: WatchPointer) {
     let socket = unsafe watch.pointee.socket
     let epoll = unsafe watch.pointee.epoll
@@ -207,6 +213,7 @@ extension Watch {
   }
 
   /// A socket has lost its engine: the shadow alone is watched.
+  @_optimize(size)
   static func lost(_ socket: SocketPointer) {
     var at = unsafe socket.pointee.watches
     while let watch = unsafe at {
@@ -220,6 +227,7 @@ extension Watch {
 
   /// The caller holds the process's lock.
   @inline(never)
+  @_optimize(size)
   static func remove(_ watch: WatchPointer) {
     let socket = unsafe watch.pointee.socket
     let epoll = unsafe watch.pointee.epoll
@@ -262,6 +270,7 @@ extension Watch {
   /// There is room again. Changing the registration makes the kernel report the edge anew.
   static func unblockOutput(_ socket: SocketPointer) { unsafe showOutput(socket, true) }
 
+  @_optimize(size)
   private static func showOutput(_ socket: SocketPointer, _ shown: Bool) {
     var at = unsafe socket.pointee.watches
     while let watch = unsafe at {
@@ -275,6 +284,7 @@ extension Watch {
   }
 
   /// A one-shot watch has fired: neither shadow nor eventfd report until it is modified.
+  @_optimize(size)
   static func disable(_ watch: WatchPointer) {
     let epfd = unsafe descriptor(of: watch.pointee.epoll)
     unsafe watch.pointee.disabled = true
@@ -285,6 +295,7 @@ extension Watch {
   }
 
   /// The program modified the registration: armed and reported afresh.
+  @_optimize(size)
   static func modify(_ watch: WatchPointer, _ events: UInt32, _ data: UInt64) {
     unsafe watch.pointee.events = events
     unsafe watch.pointee.data = data
@@ -313,6 +324,7 @@ extension Watch {
 }
 
 @c(mn_hook_epoll_ctl)
+@_optimize(size)
 public func epollControl(
   _ epollEntry: UnsafeMutableRawPointer?, _ entry: UnsafeMutableRawPointer, _ epfd: Int32, _ operation: Int32, _ fd: Int32,
   _ event: UnsafeMutableRawPointer?

@@ -74,6 +74,7 @@ var process: ProcessPointer? {
 /// opens a UDP socket pays for one connect and one send. Early, because the program may chroot, change its uid or
 /// filter its system calls later.
 @c(mn_hook_start)
+@_optimize(size)
 public func start() {
   guard let raw = unsafe mn_sys_map(MemoryLayout<Process>.stride) else { return }
   let process = unsafe raw.bindMemory(to: Process.self, capacity: 1)
@@ -98,6 +99,7 @@ public func start() {
 /// Waiting options of one process (`machnet run --profile`). What is not understood is not obeyed.
 enum Waiting {
   /// MACHNET_SPIN_US, 0...1,000,000.
+  @_optimize(size)
   static func spin() -> Int64 {
     guard let text = unsafe mn_environment("MACHNET_SPIN_US") else { return -1 }
     var value: Int64 = 0
@@ -138,6 +140,7 @@ extension Process {
   }
 
   /// Works out which rules name this program when the rule set has changed since. The caller holds the lock.
+  @_optimize(size)
   static func refreshMask(_ process: ProcessPointer) {
     guard let directory = unsafe process.pointee.directory else { return }
     let generation = directory.rulesGeneration
@@ -155,6 +158,7 @@ extension Process {
   }
 
   /// Opens the descriptor table: from now on the trampolines ask it.
+  @_optimize(size)
   static func openTable(_ process: ProcessPointer) -> Bool {
     if mn_table_size() != 0 { return true }
     let length = mn_sys_descriptor_limit()
@@ -189,8 +193,11 @@ extension Process {
   @inline(never)
   static func drop(_ fd: inout Int32) {
     if fd < 0 { return }
-    _ = mn_table_set(fd, nil)
-    _ = mn_sys_close(fd)
+    // (Where the program has closed it by a way that we did not see, the number may be the program's own by now.)
+    if mn_table_size() == 0 || mn_table_is_internal(fd) {
+      _ = mn_table_set(fd, nil)
+      _ = mn_sys_close(fd)
+    }
     fd = -1
   }
 }
@@ -199,6 +206,7 @@ extension Process {
 
 /// Every live endpoint gets a second holder before the fork, so that no close can slip in between.
 @c(mn_hook_fork_prepare)
+@_optimize(size)
 public func forkPrepare() {
   guard let process = unsafe process else { return }
   unsafe process.pointee.sockets.forEach { socket in
@@ -209,6 +217,7 @@ public func forkPrepare() {
 
 /// The child keeps the parent's connection as a life line of the shared channels, and opens its own when it needs one.
 @c(mn_hook_fork_child)
+@_optimize(size)
 public func forkChild() {
   mn_thread_id_forget()
   guard let process = unsafe process else { return }

@@ -8,6 +8,7 @@ extension Socket {
   ///
   /// - Parameter peer: the peer that the kernel could not connect the shadow to (an engine's network), or none.
   /// - Returns: whether the socket is offloaded now.
+  @_optimize(size)
   static func attach(_ socket: SocketPointer, _ fd: Int32, peer: Name = .none) -> Bool {
     guard let process = unsafe process, unsafe Lock.acquire(&process.pointee.lock) else { return false }
     defer { unsafe Lock.release(&process.pointee.lock) }
@@ -65,6 +66,7 @@ extension Socket {
     return unsafe Control.openChannel(process)
   }
 
+  @_optimize(size)
   private static func adopt(
     _ socket: SocketPointer, _ fd: Int32, _ channel: UnsafeMutablePointer<Channel>, _ reply: mn_reply, event: Int32, peer: Name
   ) {
@@ -144,6 +146,7 @@ extension Socket {
 
 /// bind(2): the kernel first, always; what it grants may then be offloaded.
 @c(mn_hook_bind)
+@_optimize(size)
 public func bind(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ address: UnsafeRawPointer?, _ length: UInt32) -> Int32 {
   guard let process = unsafe process, let socket = unsafe Socket.from(entry),
     case .ipv4(let name) = unsafe Name.parse(address, length, domain: socket.pointee.domain),
@@ -172,6 +175,7 @@ public func bind(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ address: Unsaf
 
 /// connect(2): the kernel in lockstep where it can.
 @c(mn_hook_connect)
+@_optimize(size)
 public func connect(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ address: UnsafeRawPointer?, _ length: UInt32) -> Int32 {
   guard let process = unsafe process, let socket = unsafe Socket.from(entry), let directory = unsafe process.pointee.directory
   else { return unsafe mn_real_connect(fd, address, length) }
@@ -274,6 +278,7 @@ extension Socket {
   }
 
   /// Tells the daemon that the peer (and with it perhaps the local address) has changed.
+  @_optimize(size)
   static func reconnect(_ socket: SocketPointer, _ fd: Int32, stated: Name) {
     guard let process = unsafe process, unsafe Lock.acquire(&process.pointee.lock) else { return }
     defer { unsafe Lock.release(&process.pointee.lock) }
@@ -306,6 +311,7 @@ extension Socket {
   ///
   /// Two kinds stay: endpoints that forked processes share, and those whose flows no kernel could carry (an engine's
   /// address, a peer behind an engine).
+  @_optimize(size)
   static func retire(_ socket: SocketPointer, _ why: Retirement) {
     guard let process = unsafe process else { return }
     // What was sent is with the engine, and what comes in meanwhile goes to the rings.
@@ -346,6 +352,7 @@ extension Socket {
   }
 
   /// Whether the socket may ask for an endpoint as far as its own doings go. The caller holds the process's lock.
+  @_optimize(size)
   private static func mayAttach(_ socket: SocketPointer, _ fd: Int32, _ peer: Name) -> Bool {
     switch unsafe socket.pointee.retired {
     case .no: true

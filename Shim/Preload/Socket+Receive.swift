@@ -61,11 +61,20 @@ extension Socket {
     let waits = unsafe mayWait && !isNonblocking(socket, call.flags) && !socket.pointee.impatient
     if unsafe shadowFirst || !waits || socket.pointee.byShadow, let result = unsafe takeFromShadow(socket, call) { return result }
     if let size = unsafe take(socket, call) { return size }
-    if waits { return unsafe receiveLater(socket, call) }
+    if waits { return unsafe receiveLater(socket, call) ?? receiveStale(socket, call) }
     Wait.letLand()
     if let size = unsafe take(socket, call) { return size }
+    if unsafe isStale(socket, call.fd) { return unsafe receiveStale(socket, call) }
     unsafe Wait.settle(socket)
     return fail(MN_EAGAIN)
+  }
+
+  /// The number means another file by now.
+  @inline(never)
+  @_optimize(size)
+  private static func receiveStale(_ socket: SocketPointer, _ call: ReceiveCall) -> Int {
+    unsafe closing(socket, call.fd)
+    return call.onShadow()
   }
 
   /// - Returns: nil when the shadow has nothing.
@@ -82,8 +91,11 @@ extension Socket {
   }
 
   /// A receive that has found nothing, and waits.
+  ///
+  /// - Returns: nil when the number is stale.
   @inline(never)
-  private static func receiveLater(_ socket: SocketPointer, _ call: ReceiveCall) -> Int {
+  @_optimize(size)
+  private static func receiveLater(_ socket: SocketPointer, _ call: ReceiveCall) -> Int? {
     var call = call
     let number = call.fd
     var mask: UInt64 = 0
@@ -99,7 +111,9 @@ extension Socket {
         if unsafe flags(socket) & UInt32(MN_SOCKET_SHUTDOWN_READ) != 0 { return 0 }
         waited = unsafe Wait.readable(socket, number, &call.fd, mask)
       }
-      if case .failed(let error) = waited { return fail(error) }
+      if case .failed(let error) = waited {
+        return unsafe error == MN_EBADF && mn_table_get(number) == UnsafeMutableRawPointer(socket) ? nil : fail(error)
+      }
       if let size = unsafe take(socket, call) { return size }
       // An error for the socket: the first thing that a receive reports.
       if unsafe socket.pointee.endpoint != nil {
@@ -107,18 +121,20 @@ extension Socket {
         if error != 0 { return fail(Int(error)) }
       }
       unsafe call.fd = pin(socket, call.fd)
-      if call.fd < 0 { return fail(MN_EBADF) }
+      if call.fd < 0 { return unsafe mn_table_get(number) == UnsafeMutableRawPointer(socket) ? nil : fail(MN_EBADF) }
       if let result = unsafe takeFromShadow(socket, call) { return result }
       if let size = unsafe take(socket, call) { return size }
     }
   }
 
   /// A receive on a socket that may get an endpoint yet.
+  @_optimize(size)
   private static func receiveUndecided(_ socket: SocketPointer, _ call: ReceiveCall, _ mayWait: Bool) -> Int {
     if let result = unsafe takeFromShadow(socket, call) { return result }
     let file = mn_sys_fcntl(call.fd, Int32(MN_F_GETFL), 0)
     let nonblocking = call.flags & Int32(MN_MSG_DONTWAIT) != 0 || file < 0 || file & Int32(MN_O_NONBLOCK) != 0
-    return unsafe nonblocking || !mayWait || socket.pointee.impatient ? fail(MN_EAGAIN) : receiveLater(socket, call)
+    let waits = unsafe !nonblocking && mayWait && !socket.pointee.impatient
+    return unsafe waits ? receiveLater(socket, call) ?? receiveStale(socket, call) : fail(MN_EAGAIN)
   }
 
   /// Takes a datagram from the RX rings.

@@ -31,6 +31,8 @@ struct Socket {
   var waiter: UInt32
   /// A descriptor of the shadow that only those calls know; -1 while none needs it.
   var hidden: Int32
+  /// The kernel's name for the shadow (SO_COOKIE): tells whether a number still means it.
+  var cookie: UInt64
   /// Neither bound nor connected by the program: its next send may lead it to Machnet.
   var undecided: Bool
   /// Whether `mn_watched_count` counts it.
@@ -183,6 +185,7 @@ extension Socket {
   }
 
   /// Points the socket at its block and rings in the channel.
+  @_optimize(size)
   static func bindRings(_ socket: SocketPointer) {
     let channel = unsafe socket.pointee.channel.unsafelyUnwrapped
     unsafe socket.pointee.writer.initialize(
@@ -263,10 +266,9 @@ struct SocketSlab {
 
 /// Sockets come and go.
 @c(mn_hook_socket_made)
+@_optimize(size)
 public func socketMade(_ fd: Int32, _ domain: Int32, _ type: Int32, _ protocolNumber: Int32) {
   guard let process = unsafe process else { return }
-  // The number's former owner was closed by a way that we did not see (io_uring, a raw system call).
-  if let stale = unsafe mn_table_get(fd), UInt(bitPattern: stale) > 1 { unsafe closing(stale, fd) }
   guard protocolNumber == 0 || protocolNumber == Int32(MN_IPPROTO_UDP) else { return }
   guard unsafe Lock.acquire(&process.pointee.lock) else { return }
   defer { unsafe Lock.release(&process.pointee.lock) }
@@ -282,7 +284,7 @@ public func socketMade(_ fd: Int32, _ domain: Int32, _ type: Int32, _ protocolNu
   let readers = unsafe socket.pointee.readers
   unsafe socket.initialize(
     to: Socket(
-      head: mn_head(), descriptors: 1, domain: domain, fd: fd, event: -1, kick: -1, waiters: 0, waiter: 0, hidden: -1, undecided: true, watched: false, endpoint: nil, channel: nil, index: 0, home: 0, netns: 0,
+      head: mn_head(), descriptors: 1, domain: domain, fd: fd, event: -1, kick: -1, waiters: 0, waiter: 0, hidden: -1, cookie: Socket.cookie(of: fd), undecided: true, watched: false, endpoint: nil, channel: nil, index: 0, home: 0, netns: 0,
       engineLost: false, refused: false, refusedGeneration: 0, retired: .no, holdsBlock: false, corked: false,
       hasReceiveLimit: false, impatient: false, stamp: 0, local: .none, cached: .none, cachedLocal: .none,
       cachedGeneration: process.pointee.generation, cachedToMachnet: false, cachedLossIsError: false, cachedFlags: 0, turn: 0, firstReader: 0, progress: 0,
@@ -305,6 +307,7 @@ public func closing(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
 ///
 /// - Returns: whether the number was the entry's: another thread may be closing it, too. Then `left` follows.
 @c(mn_hook_leaving)
+@_optimize(size)
 public func leaving(_ entry: UnsafeMutableRawPointer, _ fd: Int32) -> Bool {
   guard let process = unsafe process else { return false }
   let locked = unsafe Lock.acquire(&process.pointee.lock)
@@ -321,6 +324,7 @@ public func leaving(_ entry: UnsafeMutableRawPointer, _ fd: Int32) -> Bool {
 ///
 /// - Parameter restored: it has not; the call failed.
 @c(mn_hook_left)
+@_optimize(size)
 public func left(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ restored: Bool) {
   guard let process = unsafe process else { return }
   let locked = unsafe Lock.acquire(&process.pointee.lock)
@@ -387,6 +391,7 @@ extension Socket {
   }
 
   /// This process lets go of the endpoint; the last holder tells the daemon. The caller holds the process's lock.
+  @_optimize(size)
   static func release(_ socket: SocketPointer, _ process: ProcessPointer) {
     let references = unsafe word(socket, Int(MN_OFFSET_ENDPOINT_REFERENCES))
     let left = unsafe mn_fetch_add_u32(references, UInt32.max)
@@ -401,6 +406,7 @@ extension Socket {
 
   /// No descriptor is left, and no call waits. The caller holds the process's lock.
   @inline(never)
+  @_optimize(size)
   static func end(_ socket: SocketPointer, _ process: ProcessPointer) {
     unsafe Watch.closed(socket, descriptor: -1, last: true)
     unsafe socket.pointee.undecided = false
@@ -413,6 +419,7 @@ extension Socket {
   }
 
   /// Tells the daemon that nobody uses the endpoint any more. The caller holds the process's lock.
+  @_optimize(size)
   static func giveBack(_ socket: SocketPointer, _ process: ProcessPointer) {
     let channel = unsafe socket.pointee.channel.unsafelyUnwrapped
     var request = mn_request()
@@ -454,6 +461,7 @@ extension Socket {
   ///   thread and then signals it must not find it between the two.)
   /// - Returns: false when `fd` has been closed before.
   @inline(never)
+  @_optimize(size)
   static func hold(_ socket: SocketPointer, _ fd: Int32, _ mask: inout UInt64) -> Bool {
     unsafe mn_sys_signals_block(&mask)
     // Sequentially consistent: pairs with the fence of `leaving`. One of the two sees the other.
@@ -471,14 +479,26 @@ extension Socket {
 
   /// The number by which a call that holds the socket asks its shadow.
   ///
-  /// - Returns: -1: closed by a signal handler of this thread.
+  /// - Returns: -1: closed by a signal handler of this thread, or by a way that we did not see.
   @inline(never)
+  @_optimize(size)
   static func pin(_ socket: SocketPointer, _ fd: Int32) -> Int32 {
     guard let process = unsafe process, unsafe Lock.acquire(&process.pointee.lock) else { return fd }
     defer { unsafe Lock.release(&process.pointee.lock) }
-    if unsafe socket.pointee.hidden < 0 && mn_table_get(fd) != UnsafeMutableRawPointer(socket) { return -1 }
-    return unsafe pinned(socket, fd)
+    if unsafe socket.pointee.hidden >= 0 { return unsafe socket.pointee.hidden }
+    return unsafe mn_table_get(fd) != UnsafeMutableRawPointer(socket) || isStale(socket, fd) ? -1 : pinned(socket, fd)
   }
+
+  static func cookie(of fd: Int32) -> UInt64 {
+    var cookie: UInt64 = 0
+    var length: UInt32 = 8
+    _ = unsafe mn_sys_getsockopt(fd, Int32(MN_SOL_SOCKET), Int32(MN_SO_COOKIE), &cookie, &length)
+    return cookie
+  }
+
+  /// Whether the number has been closed by a way that we did not see (a raw system call, io_uring), and means another file.
+  @inline(never)
+  static func isStale(_ socket: SocketPointer, _ fd: Int32) -> Bool { unsafe cookie(of: fd) != socket.pointee.cookie }
 
   /// The caller holds the process's lock. Where there is no descriptor left, the program's own must do.
   @inline(never)
@@ -494,6 +514,7 @@ extension Socket {
 
   /// A call waits no more. Also what runs when its thread is cancelled.
   @inline(never)
+  @_optimize(size)
   static func letGo(_ socket: SocketPointer) {
     let before = unsafe mn_fetch_add_u32(&socket.pointee.waiters, UInt32.max)
     guard unsafe before == 1 && (socket.pointee.hidden >= 0 || socket.pointee.descriptors == 0), let process = unsafe process,

@@ -18,6 +18,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -59,7 +60,7 @@ SAME(AF_UNSPEC); SAME(AF_INET); SAME(AF_INET6); SAME(SOCK_DGRAM); SAME(SOCK_NONB
 SAME(IPPROTO_IP); SAME(IPPROTO_UDP); SAME(IPPROTO_IPV6); SAME(MSG_PEEK); SAME(MSG_DONTROUTE); SAME(MSG_CTRUNC); SAME(MSG_TRUNC);
 SAME(MSG_DONTWAIT); SAME(MSG_WAITALL); SAME(MSG_CONFIRM); SAME(MSG_ERRQUEUE); SAME(MSG_NOSIGNAL); SAME(MSG_WAITFORONE);
 SAME(MSG_CMSG_CLOEXEC); SAME(SOL_SOCKET); SAME(SO_ERROR); SAME(SO_REUSEPORT); SAME(SO_RCVTIMEO); SAME(SO_SNDTIMEO);
-SAME(SO_DOMAIN); SAME(SO_TYPE); SAME(SO_PROTOCOL); SAME(SO_TIMESTAMP); SAME(SO_TIMESTAMPNS); SAME(SO_RXQ_OVFL);
+SAME(SO_DOMAIN); SAME(SO_TYPE); SAME(SO_PROTOCOL); SAME(SO_TIMESTAMP); SAME(SO_TIMESTAMPNS); SAME(SO_RXQ_OVFL); SAME(SO_COOKIE);
 SAME(IP_TOS); SAME(IP_TTL); SAME(IP_PKTINFO); SAME(IP_MTU_DISCOVER); SAME(IP_RECVTTL); SAME(IP_RECVTOS); SAME(IP_FREEBIND);
 SAME(IPV6_V6ONLY); SAME(IPV6_RECVPKTINFO); SAME(IPV6_PKTINFO); SAME(UDP_SEGMENT); SAME(UDP_GRO); SAME(IP_PMTUDISC_DO);
 SAME(EPERM); SAME(EINTR); SAME(EIO); SAME(EBADF); SAME(EAGAIN); SAME(ENOMEM); SAME(EFAULT); SAME(EINVAL); SAME(EPIPE);
@@ -154,6 +155,15 @@ static inline __attribute__((always_inline)) void *entry_of(int fd) {
   X(__recvfrom_chk, ssize_t, (int, void *, size_t, size_t, int, struct sockaddr *, socklen_t *))                  \
   X(__poll_chk, int, (struct pollfd *, nfds_t, int, size_t))                                                      \
   X(__ppoll_chk, int, (struct pollfd *, nfds_t, const struct timespec *, const sigset_t *, size_t))               \
+  X(open, int, (const char *, int, ...))                                                                          \
+  X(open64, int, (const char *, int, ...))                                                                        \
+  X(openat, int, (int, const char *, int, ...))                                                                   \
+  X(openat64, int, (int, const char *, int, ...))                                                                 \
+  X(pipe, int, (int *))                                                                                           \
+  X(pipe2, int, (int *, int))                                                                                     \
+  X(accept, int, (int, struct sockaddr *, socklen_t *))                                                           \
+  X(accept4, int, (int, struct sockaddr *, socklen_t *, int))                                                     \
+  X(fclose, int, (FILE *))                                                                                        \
   X(close, int, (int))                                                                                            \
   X(dup, int, (int))                                                                                              \
   X(dup2, int, (int, int))                                                                                        \
@@ -286,6 +296,11 @@ int32_t mn_real_epoll_wait(int32_t epfd, void *events, int32_t capacity, int64_t
   int64_t ms = (timeout + 999999) / 1000000;
   return REAL(epoll_pwait)(epfd, events, capacity, ms > INT_MAX ? INT_MAX : (int)ms, mask);
 }
+
+// What is not called for each datagram is to be small.
+#define SMALL_BEGIN _Pragma("clang attribute push(__attribute__((minsize)), apply_to = function)")
+#define SMALL_END _Pragma("clang attribute pop")
+SMALL_BEGIN
 
 // ------------------------------------------------------------------------------------- system calls without errno
 
@@ -456,6 +471,8 @@ void mn_epoll_event_set(void *event, uint32_t bits, uint64_t data) {
   e->events = bits, e->data.u64 = data;
 }
 
+SMALL_END
+
 // ------------------------------------------------------------------------------------------------------ exported names
 
 // The calls that programs make most often jump straight on when nothing of ours is concerned: no frame, nothing saved.
@@ -529,8 +546,24 @@ INLINE ssize_t count_received(const struct mn_head *head, long result) {
   return result;
 }
 
+// The kernel has just given out the number. Whatever it was of ours, libc or the kernel has closed that behind our back.
+static int made(int fd) {
+  void *stale = lookup(fd);
+  if (UNLIKELY(stale == MN_TABLE_INTERNAL)) mn_table_set(fd, NULL);
+  else if (UNLIKELY(stale != NULL)) mn_hook_closing(stale, fd);
+  return fd;
+}
+// A call that only sockets have was refused for what is no socket: the number is stale.
+SLOW bool is_stale(int fd, int saved) {
+  if (errno != ENOTSOCK) return false;
+  void *stale = entry_of(fd);
+  if (stale) mn_hook_closing(stale, fd);
+  errno = saved;
+  return true;
+}
+
 EXPORT int socket(int domain, int type, int protocol) {
-  int fd = REAL(socket)(domain, type, protocol);
+  int fd = made(REAL(socket)(domain, type, protocol));
   // The prefilter is cheap and wide; Swift decides.
   if (fd >= 0 && mn_process && (type & MN_SOCK_TYPE_MASK) == SOCK_DGRAM && (domain == AF_INET || domain == AF_INET6))
     mn_hook_socket_made(fd, domain, type, protocol);
@@ -658,16 +691,26 @@ EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags,
 }
 
 // A zero-byte read of a datagram socket takes nothing from its queue, unlike a zero-byte recv (read(2)): the kernel answers.
+SLOW ssize_t read_socket(void *head, int fd, void *data, size_t size) {
+  int saved = errno;
+  ssize_t n = receive(head, fd, data, size, 0, NULL, NULL);
+  return LIKELY(n >= 0) || !is_stale(fd, saved) ? n : real.read(fd, data, size);
+}
 EXPORT ssize_t read(int fd, void *data, size_t size) {
   if (UNLIKELY(!real.read)) return REAL(read)(fd, data, size);
   void *head = entry_of(fd);
-  return LIKELY(!head || size == 0) ? real.read(fd, data, size) : receive(head, fd, data, size, 0, NULL, NULL);
+  return LIKELY(!head || size == 0) ? real.read(fd, data, size) : read_socket(head, fd, data, size);
 }
 
+SLOW ssize_t write_socket(void *head, int fd, const void *data, size_t size) {
+  int saved = errno;
+  ssize_t n = send_to(head, fd, data, size, 0, NULL, 0);
+  return LIKELY(n >= 0) || !is_stale(fd, saved) ? n : real.write(fd, data, size);
+}
 EXPORT ssize_t write(int fd, const void *data, size_t size) {
   if (UNLIKELY(!real.write)) return REAL(write)(fd, data, size);
   void *head = entry_of(fd);
-  return LIKELY(!head) ? real.write(fd, data, size) : send_to(head, fd, data, size, 0, NULL, 0);
+  return LIKELY(!head) ? real.write(fd, data, size) : write_socket(head, fd, data, size);
 }
 
 // Vectors of no bytes at all never reach a socket: the kernel answers, and takes or sends nothing.
@@ -680,12 +723,16 @@ static bool is_for_kernel(const struct iovec *vectors, int count) {
 static ssize_t read_vectors(void *entry, int fd, const struct iovec *vectors, int count, int flags) {
   if (is_for_kernel(vectors, count)) return REAL(readv)(fd, vectors, count);
   struct msghdr message = {.msg_iov = (struct iovec *)vectors, .msg_iovlen = (size_t)count};
-  return mn_hook_recvmsg(entry, fd, (void *)&message, flags);
+  int saved = errno;
+  ssize_t n = mn_hook_recvmsg(entry, fd, (void *)&message, flags);
+  return LIKELY(n >= 0) || !is_stale(fd, saved) ? n : REAL(readv)(fd, vectors, count);
 }
 static ssize_t write_vectors(void *entry, int fd, const struct iovec *vectors, int count, int flags) {
   if (is_for_kernel(vectors, count)) return REAL(writev)(fd, vectors, count);
   struct msghdr message = {.msg_iov = (struct iovec *)vectors, .msg_iovlen = (size_t)count};
-  return mn_hook_sendmsg(entry, fd, (const void *)&message, flags);
+  int saved = errno;
+  ssize_t n = mn_hook_sendmsg(entry, fd, (const void *)&message, flags);
+  return LIKELY(n >= 0) || !is_stale(fd, saved) ? n : REAL(writev)(fd, vectors, count);
 }
 // What preadv2 and pwritev2 may ask of a socket; -1: what the kernel has to judge.
 static int flags_of_rwf(int flags) {
@@ -736,6 +783,63 @@ EXPORT int close(int fd) {
   return REAL(close)(fd);
 }
 
+SMALL_BEGIN
+
+// Closes without close(2) as others see it.
+EXPORT int fclose(FILE *stream) {
+  if (UNLIKELY(mn_table_length != 0)) {
+    int saved = errno, fd = fileno(stream);
+    void *entry = entry_of(fd);
+    // What it still holds goes out by the shadow.
+    if (entry) mn_hook_closing(entry, fd);
+    errno = saved;
+  }
+  return REAL(fclose)(stream);
+}
+
+// Calls that give out the numbers which were closed by ways that nobody sees (a raw system call, io_uring).
+EXPORT int accept(int fd, struct sockaddr *address, socklen_t *length) { return made(REAL(accept)(fd, address, length)); }
+EXPORT int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
+  return made(REAL(accept4)(fd, address, length, flags));
+}
+EXPORT int pipe(int *ends) {
+  int result = REAL(pipe)(ends);
+  if (result == 0) made(ends[0]), made(ends[1]);
+  return result;
+}
+EXPORT int pipe2(int *ends, int flags) {
+  int result = REAL(pipe2)(ends, flags);
+  if (result == 0) made(ends[0]), made(ends[1]);
+  return result;
+}
+// (Allocators open files while they start, which is no time to resolve symbols: the kernel itself, then.)
+static int open_by(int (*call)(int, const char *, int, ...), int directory, const char *path, int flags, unsigned mode) {
+  if (LIKELY(call)) return made(call(directory, path, flags, mode));
+  long result = RAW(SYS_openat, directory, path, flags, mode, 0, 0);
+  return LIKELY(result >= 0) ? (int)result : (errno = (int)-result, -1);
+}
+#define OPEN_MODE(flags)                                                                                           \
+  va_list list;                                                                                                    \
+  va_start(list, flags);                                                                                           \
+  unsigned mode = va_arg(list, unsigned);                                                                          \
+  va_end(list)
+EXPORT int openat(int directory, const char *path, int flags, ...) {
+  OPEN_MODE(flags);
+  return open_by(real.openat, directory, path, flags, mode);
+}
+EXPORT int openat64(int directory, const char *path, int flags, ...) {
+  OPEN_MODE(flags);
+  return open_by(real.openat64, directory, path, flags, mode);
+}
+EXPORT int open(const char *path, int flags, ...) {
+  OPEN_MODE(flags);
+  return LIKELY(real.open) ? made(real.open(path, flags, mode)) : open_by(NULL, AT_FDCWD, path, flags, mode);
+}
+EXPORT int open64(const char *path, int flags, ...) {
+  OPEN_MODE(flags);
+  return LIKELY(real.open64) ? made(real.open64(path, flags, mode)) : open_by(NULL, AT_FDCWD, path, flags, mode);
+}
+
 // Tokio waits on an epoll and registers by a dup of it that was made before there was a socket. Nothing of ours was in
 // it then, so the last dups of unknown descriptors are remembered; whether they still are what they were, the kernel says.
 #define TWINS 64
@@ -755,13 +859,6 @@ bool mn_twin_get(uint32_t index, int32_t *from, int32_t *to) {
   return RAW(SYS_kcmp, pid, pid, 0 /* KCMP_FILE */, *from, *to, 0) <= 0;
 }
 
-// The kernel has just given out the number. It may have been anything of ours before: libc or the kernel closed that
-// behind our back.
-static int made(int fd) {
-  void *stale = entry_of(fd);
-  if (UNLIKELY(stale != NULL)) mn_hook_closing(stale, fd);
-  return fd;
-}
 static int duplicated(int from, int to) {
   if (to < 0 || to == from) return to;
   void *entry = entry_of(from);
@@ -1045,3 +1142,5 @@ EXPORT long syscall(long number, ...) {
   default: return REAL(syscall)(number, a, b, c, d, e, f);
   }
 }
+
+SMALL_END

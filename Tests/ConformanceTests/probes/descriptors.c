@@ -287,3 +287,156 @@ CASE(dup2_over, "dup2 and dup3 over a socket: of another socket, of its own dup,
   settle(twin);
   show_recvmsg("there", twin, 100, 0, 128, 64);
 }
+
+// ------------------------------------------------------------------------------------------------------ stale numbers
+
+/// A system call that no shim can see.
+static long raw_call(long number, long a, long b, long c) {
+#if defined(__x86_64__)
+  long result;
+  __asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c) : "rcx", "r11", "memory");
+  return result;
+#elif defined(__aarch64__)
+  register long x8 __asm__("x8") = number, x0 __asm__("x0") = a, x1 __asm__("x1") = b, x2 __asm__("x2") = c;
+  __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2) : "memory");
+  return x0;
+#endif
+}
+/// An offloaded, connected socket that has been used, closed behind everybody's back. Returns its number.
+static int closed_unseen(int way, int peer) {
+  int a = udp("a"), b = udp("b");
+  send_to(b, a, 1, 10);
+  settle(a);
+  recv(a, inbox, 100, 0);
+  struct sockaddr_in name = peer_name(peer);
+  if (connect(a, (void *)&name, sizeof name) != 0) give_up("connect");
+  if (send(a, "x", 1, 0) != 1) give_up("send");
+  drop(b);
+  FILE *file = way == 1 ? fdopen(a, "r+") : NULL;
+  if (way == 1 ? fclose(file) != 0 : raw_call(SYS_close, a, 0, 0) != 0) give_up("close");
+  return a;
+}
+static int tcp_pair(int *other, bool accepted) {
+  int listener = socket(AF_INET, SOCK_STREAM, 0), ends[2];
+  struct sockaddr_in name = ipv4("127.0.0.1", 0);
+  socklen_t length = sizeof name;
+  if (bind(listener, (void *)&name, sizeof name) || listen(listener, 1) || getsockname(listener, (void *)&name, &length)) give_up("listen");
+  // The listener may have the number that is free.
+  int moved = fcntl(listener, F_DUPFD, 300);
+  close(listener);
+  int client = accepted ? fcntl(socket(AF_INET, SOCK_STREAM, 0), F_DUPFD, 300) : socket(AF_INET, SOCK_STREAM, 0);
+  if (connect(client, (void *)&name, sizeof name) != 0) give_up("connect");
+  ends[0] = client;
+  ends[1] = accept(moved, NULL, NULL);
+  close(moved);
+  *other = ends[!accepted];
+  return ends[accepted];
+}
+/// Both ends of a stream or pipe carry bytes as they should.
+static void show_carries(const char *what, int from, int to) {
+  char text[16] = "";
+  const char *wrote = TRY(write(from, "twelve bytes", 12)), *got = TRY(read(to, text, sizeof text - 1));
+  say("  %s: write = %s, read = %s, %s", what, wrote, got, text);
+}
+
+CASE(case_38, "a number that was closed unseen (fclose, a raw system call) and is another file by now (case 38)") {
+  static const char *const ways[] = {"a raw close", "fclose"};
+  int peer = peer_open("peer");
+  for (int way = 0; way < 2; way++)
+    for (int kind = 0; kind < 6; kind++) {
+      int a = closed_unseen(way, peer), other = -1, fd = -1;
+      switch (kind) {
+      case 0: fd = tcp_pair(&other, false); break;
+      case 1: {
+        // The accepting end has the number: it was free when accept returned.
+        int client = -1;
+        fd = tcp_pair(&client, true);
+        other = client;
+        break;
+      }
+      case 2: {
+        int ends[2];
+        if (pipe(ends) != 0) give_up("pipe");
+        fd = ends[0], other = ends[1];
+        break;
+      }
+      case 3: {
+        int ends[2];
+        if (pipe2(ends, O_CLOEXEC) != 0) give_up("pipe2");
+        fd = ends[0], other = ends[1];
+        break;
+      }
+      case 4: fd = open("/tmp", O_TMPFILE | O_RDWR, 0600); break;
+      case 5: fd = openat(AT_FDCWD, "/proc/self/cmdline", O_RDONLY); break;
+      }
+      say("  %s, kind %d: the same number: %s", ways[way], kind, fd == a ? "yes" : kind == 1 ? "perhaps" : "no");
+      if (kind < 2) show_carries("outward", fd, other), show_carries("inward", other, fd);
+      else if (kind < 4) show_carries("inward", other, fd);
+      else if (kind == 4) {
+        CALL("  write = %s", write(fd, "text", 4));
+        char text[8] = "";
+        CALL("  pread = %s, %s", pread(fd, text, 4, 0), text);
+      } else {
+        char text[8] = "";
+        say("  read = %s", read(fd, text, 4) == 4 ? "4" : strerrorname_np(errno));
+      }
+      close(fd);
+      if (other >= 0) close(other);
+    }
+}
+
+CASE(case_38_udp, "a number that was closed unseen and is another UDP socket by now (case 38)") {
+  int peer = peer_open("peer"), b = udp("b");
+  for (int way = 0; way < 2; way++) {
+    int old = closed_unseen(way, peer), c = udp("c");
+    say("  the same number: %s", old == c ? "yes" : "no");
+    send_to(b, c, 2, 10);
+    settle(c);
+    show_recvmsg("recvmsg", c, 100, 0, 128, 64);
+    send_to(c, b, 3, 10);
+    settle(b);
+    show_recvmsg("at b", b, 100, 0, 128, 64);
+    show_recv("nothing", c, 100, MSG_DONTWAIT);
+    drop(c);
+  }
+}
+
+CASE(case_38_unseen, "a number that was closed and given out again unseen: what comes in is its own (case 38)") {
+  int peer = peer_open("peer");
+  for (int kind = 0; kind < 4; kind++) {
+    int a = closed_unseen(0, peer), ends[2], fd = -1, other = -1;
+    if (kind < 2) {
+      // A pipe and a file, made by the kernel itself.
+      if (kind == 0) {
+        raw_call(SYS_pipe2, (long)ends, 0, 0);
+        fd = ends[0], other = ends[1];
+      } else fd = (int)raw_call(SYS_openat, AT_FDCWD, (long)"/dev/zero", O_RDONLY);
+    } else {
+      // A datagram socket, with a deadline.
+      fd = (int)raw_call(SYS_socket, AF_INET, SOCK_DGRAM | (kind == 2 ? SOCK_NONBLOCK : 0), 0);
+      struct sockaddr_in name = ipv4("127.0.0.1", 0);
+      socklen_t length = sizeof name;
+      raw_call(SYS_bind, fd, (long)&name, sizeof name);
+      raw_call(SYS_getsockname, fd, (long)&name, (long)&length);
+      know(ntohs(name.sin_port), "unseen");
+      if (kind == 2) show_recv("nothing yet", fd, 100, 0);
+      else {
+        struct timeval limit = {0, 50000};
+        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+        show_recv("nothing, in time", fd, 100, 0);
+      }
+      int sender = (int)raw_call(SYS_socket, AF_INET, SOCK_DGRAM, 0);
+      sendto(sender, payload(8, 10), 10, 0, (void *)&name, sizeof name);
+      raw_call(SYS_close, sender, 0, 0);
+      show_recv("the datagram", fd, 100, 0);
+    }
+    say("  kind %d: the same number: %s", kind, fd == a ? "yes" : "no");
+    if (kind == 0) show_carries("inward", other, fd);
+    if (kind == 1) {
+      char text[8] = "";
+      CALL("  read = %s", read(fd, text, 8));
+    }
+    close(fd);
+    if (other >= 0) close(other);
+  }
+}
