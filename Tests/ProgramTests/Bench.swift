@@ -17,6 +17,8 @@ enum Topology: String, CaseIterable, CustomTestStringConvertible {
   case sessions
   /// An engine on one end of a veth, the kernel on the other; the server or the client is the one on the engine.
   case wireServer, wireClient
+  /// As sessions, through a fabric that loses and reorders, two engines on each side. Only where a test asks for it.
+  case fabric
 
   var testDescription: String { rawValue }
   var needsRoot: Bool { [.veth, .wireServer, .wireClient].contains(self) }
@@ -24,7 +26,7 @@ enum Topology: String, CaseIterable, CustomTestStringConvertible {
   /// Those that this user can have; `MACHNET_TOPOLOGIES=kernel,local` chooses among them.
   static let available: [Topology] = {
     let chosen = ProcessInfo.processInfo.environment["MACHNET_TOPOLOGIES"]?.split(separator: ",").map(String.init)
-    return allCases.filter { (chosen?.contains($0.rawValue) ?? true) && (!$0.needsRoot || isRoot) }
+    return allCases.filter { $0 != .fabric && (chosen?.contains($0.rawValue) ?? true) && (!$0.needsRoot || isRoot) }
   }()
   /// Those in which the programs can have a TCP connection, too: a pair's goes over a veth.
   static let besideTCP = available.filter { ![.pair, .sessions].contains($0) || isRoot }
@@ -93,6 +95,7 @@ final class Bench {
   /// Where the server listens.
   private(set) var address = "127.0.0.1"
   private(set) var serverDaemon, clientDaemon: Daemon?
+  private(set) var fabric: Fabric?
   private var serverNamespace, clientNamespace: String?
   private var namespaces: [String] = []
   private var programs: [Program] = []
@@ -127,9 +130,10 @@ final class Bench {
 
   private func set(up topology: Topology, flows: [String]?, besideTCP: Bool) throws {
     let remote = topology == .local ? "127.0.0.0/8" : "10.77.0.0/24"
-    let flows = flows ?? ["{ match: { remote: \"\(remote)\" }, path: machnet, transport: \(topology == .sessions ? "machnet" : "udp") }"]
-    func interface(_ address: String, _ device: String) -> String {
-      "{ name: net0, address: \(address)/24, device: { vdev: \"\(device)\" }, queues: 1 }"
+    let transport = topology == .sessions || topology == .fabric ? "machnet" : "udp"
+    let flows = flows ?? ["{ match: { remote: \"\(remote)\" }, path: machnet, transport: \(transport) }"]
+    func interface(_ address: String, _ device: String, queues: Int = 1) -> String {
+      "{ name: net0, address: \(address)/24, device: { vdev: \"\(device)\" }, queues: \(queues) }"
     }
     switch topology {
     case .kernel, .absent: break
@@ -150,6 +154,18 @@ final class Bench {
       clientDaemon = try Daemon(
         "client", flows: flows, interface: interface(Self.clientAddress, "net_memif0,role=client,\(memif)"),
         namespace: clientNamespace, in: self)
+    case .fabric:
+      address = Self.serverAddress
+      if besideTCP { (serverNamespace, clientNamespace) = try veth(Self.serverAddress, Self.clientAddress) }
+      let fabric = try Fabric(["--loss", "0.01", "--reordering", "0.02"], in: self)
+      self.fabric = fabric
+      serverDaemon = try Daemon(
+        "server", flows: flows, interface: interface(Self.serverAddress, fabric.device("a"), queues: 2),
+        engine: Fabric.engines, namespace: serverNamespace, in: self)
+      clientDaemon = try Daemon(
+        "client", flows: flows, interface: interface(Self.clientAddress, fabric.device("b"), queues: 2),
+        engine: Fabric.engines, namespace: clientNamespace, in: self)
+      for name in ["a", "b"] { try fabric.waitUp(name) }
     case .wireServer, .wireClient:
       address = Self.serverAddress
       let engineAtServer = topology == .wireServer

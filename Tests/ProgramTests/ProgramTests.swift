@@ -100,13 +100,6 @@ extension OneAtATime {
       }
     }
 
-    private struct IperfReport: Decodable {
-      struct Sum: Decodable { let packets, lost_packets: Int; let lost_percent: Double }
-      struct End: Decodable { let sum: Sum? }
-      let end: End?
-      let error: String?
-    }
-
     @Test("memcached over UDP", arguments: Topology.available)
     func memcached(_ topology: Topology) throws {
       try withBench(topology) { bench in
@@ -128,45 +121,7 @@ extension OneAtATime {
     func nsd(_ topology: Topology) throws {
       try withBench(topology) { bench in
         let port = Bench.freshPort()
-        let long = String(repeating: "x", count: 200)
-        try bench.write(
-          """
-          $ORIGIN example.
-          $TTL 3600
-          @ SOA ns admin 1 3600 600 86400 60
-          @ NS ns
-          ns A 192.0.2.200
-          \((0..<20).map { "host\($0) A 192.0.2.\($0)" }.joined(separator: "\n"))
-          \((0..<12).map { "long TXT \"\($0) \(long)\"" }.joined(separator: "\n"))
-
-          """, to: "zone")
-        let queries = try bench.write((0..<20).map { "host\($0).example A\n" }.joined(), to: "queries")
-        let path = bench.directory.path
-        let config = try bench.write(
-          """
-          server:
-            ip-address: \(bench.address)@\(port)
-            server-count: 1
-            username: ""
-            zonesdir: "\(path)"
-            database: ""
-            pidfile: "\(path)/nsd.pid"
-            zonelistfile: "\(path)/zone.list"
-            xfrdfile: "\(path)/xfrd.state"
-            xfrdir: "\(path)"
-            ip-freebind: yes
-            rrl-ratelimit: 0
-            rrl-whitelist-ratelimit: 0
-            ipv4-edns-size: 4096
-          remote-control:
-            control-enable: no
-          zone:
-            name: example
-            zonefile: zone
-
-          """, to: "nsd.conf")
-        let server = try bench.server("nsd", "-d", "-c", config)
-        try server.waitBound(port)
+        let (server, queries) = try bench.nsd(port)
         let load = try bench.client(
           // (A link-local IPv6 address may or may not be there yet; with one, dnsperf would take an IPv6-only socket.)
           "dnsperf", "-f", "inet", "-s", bench.address, "-p", "\(port)", "-d", queries, "-l", "1", "-q", "16", "-c", "4"
@@ -254,6 +209,61 @@ extension String {
   }
 
   var fileName: String { String(split(separator: "/").last ?? "") }
+}
+
+extension Bench {
+  /// nsd at the server's address, with `host0.example` to `host19.example` and an answer of more than an MTU; and a file of
+  /// questions for dnsperf.
+  func nsd(_ port: Int) throws -> (server: Program, queries: String) {
+    let long = String(repeating: "x", count: 200)
+    try write(
+      """
+      $ORIGIN example.
+      $TTL 3600
+      @ SOA ns admin 1 3600 600 86400 60
+      @ NS ns
+      ns A 192.0.2.200
+      \((0..<20).map { "host\($0) A 192.0.2.\($0)" }.joined(separator: "\n"))
+      \((0..<12).map { "long TXT \"\($0) \(long)\"" }.joined(separator: "\n"))
+
+      """, to: "zone")
+    let queries = try write((0..<20).map { "host\($0).example A\n" }.joined(), to: "queries")
+    let path = directory.path
+    let config = try write(
+      """
+      server:
+        ip-address: \(address)@\(port)
+        server-count: 1
+        username: ""
+        zonesdir: "\(path)"
+        database: ""
+        pidfile: "\(path)/nsd.pid"
+        zonelistfile: "\(path)/zone.list"
+        xfrdfile: "\(path)/xfrd.state"
+        xfrdir: "\(path)"
+        ip-freebind: yes
+        rrl-ratelimit: 0
+        rrl-whitelist-ratelimit: 0
+        ipv4-edns-size: 4096
+      remote-control:
+        control-enable: no
+      zone:
+        name: example
+        zonefile: zone
+
+      """, to: "nsd.conf")
+    let program = try server("nsd", "-d", "-c", config)
+    try program.waitBound(port)
+    return (program, queries)
+  }
+}
+
+/// What the tests read from `iperf3 -J`.
+struct IperfReport: Decodable {
+  struct Sum: Decodable { let packets, lost_packets: Int; let lost_percent: Double }
+  struct End: Decodable { let sum: Sum? }
+  let end: End?
+  let error: String?
 }
 
 /// Tests/Programs/NAME.c, compiled once per run of the tests.

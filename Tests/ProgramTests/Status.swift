@@ -18,7 +18,7 @@ struct Status: Decodable {
   }
   struct Engine: Decodable {
     let localDatagrams, rxPackets, txPackets: Int
-    let transport: [String: Int]
+    let drops, transport: [String: Int]
   }
   let sockets: [Socket]
   let engines: [Engine]
@@ -49,7 +49,7 @@ extension Bench {
     let daemons = [serverDaemon, clientDaemon === serverDaemon ? nil : clientDaemon].compactMap { $0 }
     for daemon in daemons {
       let status = try daemon.status(in: self)
-      let carried = topology == .local ? status.local : topology == .sessions ? status.messages : status.onTheWire
+      let carried = topology == .local ? status.local : topology == .sessions || topology == .fabric ? status.messages : status.onTheWire
       #expect(carried >= least, "machnetd \(daemon.program.name)", sourceLocation: sourceLocation)
       guard let name, daemon === serverDaemon else { continue }
       let open = status.sockets.filter { $0.program.hasPrefix(name) }

@@ -1,10 +1,10 @@
 """UDP echo with blocking sockets.
 
     blocking_echo.py server ADDRESS PORT
-    blocking_echo.py client ADDRESS PORT COUNT SIZE,SIZE,...
+    blocking_echo.py client ADDRESS PORT COUNT SIZE,SIZE,... [ATTEMPTS]
 
-The client sends COUNT datagrams of the sizes in turn, each until its very bytes come back (at most 10 times), and
-prints `ok COUNT`. The echo programs in the other languages do the same.
+The client sends COUNT datagrams of the sizes in turn, each until its very bytes come back (at most ATTEMPTS times in ten
+seconds, 10 by default), and prints `ok COUNT`. The echo programs in the other languages do the same.
 """
 
 import socket
@@ -24,12 +24,12 @@ def serve(address, port):
             sock.sendto(data, peer)
 
 
-def ask(address, port, count, sizes):
+def ask(address, port, count, sizes, attempts):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(1.0)
+        sock.settimeout(10 / attempts)
         for number in range(count):
             sent = payload(number, sizes[number % len(sizes)])
-            for _ in range(10):
+            for _ in range(attempts):
                 sock.sendto(sent, (address, port))
                 try:
                     while True:
@@ -48,4 +48,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "server":
         serve(sys.argv[2], int(sys.argv[3]))
     else:
-        ask(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), [int(size) for size in sys.argv[5].split(",")])
+        ask(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), [int(size) for size in sys.argv[5].split(",")],
+            int((sys.argv[6:] or ["10"])[0]))

@@ -1,7 +1,9 @@
 // Load for memcached over UDP: stores a few keys, then keeps a window of `get` requests outstanding on one connected
 // socket and counts the answers that carry the right key and value. Plain POSIX.
 //
-//   memcached-udp-load ADDRESS PORT SECONDS [WINDOW]
+//   memcached-udp-load ADDRESS PORT SECONDS [WINDOW [TIMEOUT]]
+//
+// A request without an answer for TIMEOUT ms (50) is counted, and its place is used again.
 //
 // Prints: gets=N errors=N timeouts=N seconds=S rate=R, and exits with 1 when an answer was wrong or none came.
 //
@@ -18,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { KEYS = 64, VALUE = 32, WINDOW_MAX = 1024, FRAME = 8, TIMEOUT_MS = 50 };
+enum { KEYS = 64, VALUE = 32, WINDOW_MAX = 1024, FRAME = 8 };
 
 static double now(void) {
   struct timespec t;
@@ -55,12 +57,13 @@ static int exchange(int fd, unsigned id, const char *text, const char *expected)
 
 int main(int argc, char **argv) {
   if (argc < 4) {
-    fprintf(stderr, "usage: %s ADDRESS PORT SECONDS [WINDOW]\n", argv[0]);
+    fprintf(stderr, "usage: %s ADDRESS PORT SECONDS [WINDOW [TIMEOUT]]\n", argv[0]);
     return 2;
   }
   double seconds = atof(argv[3]);
   unsigned window = argc > 4 ? (unsigned)atoi(argv[4]) : 64;
   if (window < 1 || window > WINDOW_MAX) window = 64;
+  int timeout = argc > 5 ? atoi(argv[5]) : 50;
   struct sockaddr_in server = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(argv[2]))};
   if (inet_pton(AF_INET, argv[1], &server.sin_addr) != 1) return 2;
   int fd = socket(AF_INET, SOCK_DGRAM, 0);
@@ -90,7 +93,7 @@ int main(int argc, char **argv) {
   while (time < end) {
     for (unsigned slot = 0; slot < window; slot++) {
       if (slots[slot].outstanding) {
-        if (time - slots[slot].sent < TIMEOUT_MS * 1e-3) continue;
+        if (time - slots[slot].sent < timeout * 1e-3) continue;
         timeouts++;
         slots[slot].outstanding = 0;
       }
@@ -103,7 +106,7 @@ int main(int argc, char **argv) {
       slots[slot].sent = time;
     }
     struct pollfd waiting = {.fd = fd, .events = POLLIN};
-    poll(&waiting, 1, TIMEOUT_MS);
+    poll(&waiting, 1, timeout);
     for (;;) {
       char buffer[512];
       ssize_t length = recv(fd, buffer, sizeof buffer - 1, MSG_DONTWAIT);
