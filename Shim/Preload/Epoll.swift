@@ -54,6 +54,14 @@ typealias EpollPointer = UnsafeMutablePointer<Epoll>
 private nonisolated(unsafe) var freeWatches: WatchPointer? = nil
 private nonisolated(unsafe) var freeEpolls: EpollPointer? = nil
 
+extension Watch {
+  /// See `SocketSlab.forget`.
+  static func forgetFree() {
+    unsafe freeWatches = nil
+    unsafe freeEpolls = nil
+  }
+}
+
 extension Epoll {
   /// The caller holds the process's lock.
   @_optimize(size)
@@ -326,15 +334,18 @@ extension Watch {
 @c(mn_hook_epoll_ctl)
 @_optimize(size)
 public func epollControl(
-  _ epollEntry: UnsafeMutableRawPointer?, _ entry: UnsafeMutableRawPointer, _ epfd: Int32, _ operation: Int32, _ fd: Int32,
-  _ event: UnsafeMutableRawPointer?
+  _ entry: UnsafeMutableRawPointer, _ epfd: Int32, _ operation: Int32, _ fd: Int32, _ event: UnsafeMutableRawPointer?
 ) -> Int32 {
   let result = unsafe mn_real_epoll_ctl(epfd, operation, fd, event)
   guard result == 0, let process = unsafe process, let socket = unsafe Socket.from(entry) else { return result }
   guard unsafe Lock.acquire(&process.pointee.lock) else { return result }
   defer { unsafe Lock.release(&process.pointee.lock) }
+  // Another thread may have closed the socket meanwhile, or added the first one to this epoll.
+  guard unsafe mn_table_get(fd) == entry else { return result }
   var known: EpollPointer? = nil
-  if let epollEntry = unsafe epollEntry, unsafe epollEntry.load(as: UInt32.self) == Kind.epoll {
+  if let epollEntry = unsafe mn_table_get(epfd), UInt(bitPattern: epollEntry) > 1,
+    unsafe epollEntry.load(as: UInt32.self) == Kind.epoll
+  {
     unsafe known = epollEntry.assumingMemoryBound(to: Epoll.self)
   }
   var bits: UInt32 = 0

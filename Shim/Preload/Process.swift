@@ -28,7 +28,7 @@ struct Channel {
 @safe
 struct Process {
   /// Guards this structure on the slow paths: attach, close, registration.
-  var lock: UInt32
+  var lock: FairLock
   /// Connection to the daemon; -1: none.
   var control: Int32
   /// HELLO has been sent and its answer not been read yet.
@@ -81,7 +81,7 @@ public func start() {
   guard let channels = unsafe mn_sys_map(MemoryLayout<Channel>.stride * Int(MN_CHANNELS_PER_PROCESS_MAX)) else { return }
   unsafe process.initialize(
     to: Process(
-      lock: 0, control: -1, greeting: false, sequence: 0, lastAttempt: 0, directory: nil, generation: 0,
+      lock: FairLock(), control: -1, greeting: false, sequence: 0, lastAttempt: 0, directory: nil, generation: 0,
       mask: ProgramMask(), channels: channels.bindMemory(to: Channel.self, capacity: Int(MN_CHANNELS_PER_PROCESS_MAX)),
       channelCount: 0, senders: .init(repeating: nil), senderNext: 0, departed: .init(repeating: 0), departedNext: 0, departedUntil: 0, lostSockets: 0, lifelines: .init(repeating: -1), lifelineCount: 0, sockets: SocketSlab(),
       spinNanoseconds: Waiting.spin(), yields: Waiting.yields(), executable: .init(repeating: 0), called: .init(repeating: 0)))
@@ -221,7 +221,12 @@ public func forkPrepare() {
 public func forkChild() {
   mn_thread_id_forget()
   guard let process = unsafe process else { return }
-  unsafe process.pointee.lock = 0
+  if unsafe process.pointee.lock.isTaken && !mn_thread_is_inside() {
+    // Another thread of the parent was in the middle of a change; lists of free things may be torn.
+    unsafe process.pointee.sockets.forget()
+    Watch.forgetFree()
+  }
+  unsafe process.pointee.lock.reset()
   var inherited = unsafe process.pointee.control
   if inherited >= 0 {
     if unsafe process.pointee.lifelineCount < 8 {

@@ -10,10 +10,11 @@ extension Socket {
   /// - Returns: whether the socket is offloaded now.
   @_optimize(size)
   static func attach(_ socket: SocketPointer, _ fd: Int32, peer: Name = .none) -> Bool {
-    guard let process = unsafe process, unsafe Lock.acquire(&process.pointee.lock) else { return false }
+    guard let process = unsafe process, mn_is_at_home(), unsafe Lock.acquire(&process.pointee.lock) else { return false }
     defer { unsafe Lock.release(&process.pointee.lock) }
     if unsafe socket.pointee.isOffloaded { return true }
-    guard unsafe socket.pointee.kind == Kind.socket, unsafe mayAttach(socket, fd, peer), unsafe Control.finishGreeting(process) else {
+    // (Another thread may have closed it meanwhile.)
+    guard unsafe mn_table_get(fd) == UnsafeMutableRawPointer(socket), unsafe mayAttach(socket, fd, peer), unsafe Control.finishGreeting(process) else {
       return false
     }
 
@@ -280,7 +281,7 @@ extension Socket {
   /// Tells the daemon that the peer (and with it perhaps the local address) has changed.
   @_optimize(size)
   static func reconnect(_ socket: SocketPointer, _ fd: Int32, stated: Name) {
-    guard let process = unsafe process, unsafe Lock.acquire(&process.pointee.lock) else { return }
+    guard let process = unsafe process, mn_is_at_home(), unsafe Lock.acquire(&process.pointee.lock) else { return }
     defer { unsafe Lock.release(&process.pointee.lock) }
     let channel = unsafe socket.pointee.channel.unsafelyUnwrapped
     var request = mn_request()

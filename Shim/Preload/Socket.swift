@@ -11,8 +11,8 @@ enum Kind {
 
 /// A UDP socket of this process that may leave the kernel. The program's descriptor is its shadow.
 ///
-/// Memory of sockets is never unmapped and reused only after many other closes, because a thread may still be inside
-/// a call on a socket that another one closes.
+/// Memory of sockets is never unmapped and reused only after many other closes and some time, because a thread may still be
+/// inside a call on a socket that another one closes.
 @safe
 struct Socket {
   /// What the trampolines see; a table entry starts with it.
@@ -207,8 +207,9 @@ struct SocketSlab {
   private var usedInBlock = 0
 
   private static let perBlock = 256
-  /// How many closes lie between a socket's end and its next use.
+  /// How many closes lie between a socket's end and its next use, and how much time, ns.
   private static let quarantine = 1024
+  private static let rest: UInt64 = 100_000_000
   private static var stride: Int {
     let size = MemoryLayout<Socket>.stride + MemoryLayout<RingWriter>.stride + 16 * MemoryLayout<RingReader>.stride
     return (size + 63) & ~63
@@ -217,7 +218,7 @@ struct SocketSlab {
   private static var blockHeader: Int { 64 }
 
   mutating func allocate() -> SocketPointer? {
-    if waiting > SocketSlab.quarantine, let socket = unsafe oldest {
+    if waiting > SocketSlab.quarantine, let socket = unsafe oldest, unsafe mn_sys_nanoseconds() &- socket.pointee.stamp > SocketSlab.rest {
       unsafe oldest = socket.pointee.next
       waiting -= 1
       return unsafe socket
@@ -240,6 +241,7 @@ struct SocketSlab {
 
   mutating func free(_ socket: SocketPointer) {
     unsafe socket.pointee.kind = Kind.free
+    unsafe socket.pointee.stamp = mn_sys_nanoseconds()
     unsafe socket.pointee.next = nil
     if let newest = unsafe newest, waiting > 0 {
       unsafe newest.pointee.next = socket
@@ -248,6 +250,13 @@ struct SocketSlab {
     }
     unsafe newest = socket
     waiting += 1
+  }
+
+  /// A fork came in the middle of a change that another thread made: what was closed before is never used again.
+  mutating func forget() {
+    unsafe oldest = nil
+    unsafe newest = nil
+    waiting = 0
   }
 
   func forEach(_ body: (SocketPointer) -> Void) {
@@ -268,7 +277,7 @@ struct SocketSlab {
 @c(mn_hook_socket_made)
 @_optimize(size)
 public func socketMade(_ fd: Int32, _ domain: Int32, _ type: Int32, _ protocolNumber: Int32) {
-  guard let process = unsafe process else { return }
+  guard let process = unsafe process, mn_is_at_home() else { return }
   guard protocolNumber == 0 || protocolNumber == Int32(MN_IPPROTO_UDP) else { return }
   guard unsafe Lock.acquire(&process.pointee.lock) else { return }
   defer { unsafe Lock.release(&process.pointee.lock) }
@@ -309,7 +318,8 @@ public func closing(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
 @c(mn_hook_leaving)
 @_optimize(size)
 public func leaving(_ entry: UnsafeMutableRawPointer, _ fd: Int32) -> Bool {
-  guard let process = unsafe process else { return false }
+  // (The child of a vfork closes descriptors of its own; the table is its parent's.)
+  guard let process = unsafe process, mn_is_at_home() else { return false }
   let locked = unsafe Lock.acquire(&process.pointee.lock)
   defer { if locked { unsafe Lock.release(&process.pointee.lock) } }
   guard unsafe mn_table_get(fd) == entry else { return false }
@@ -333,6 +343,11 @@ public func left(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ restored: Bool
     _ = unsafe mn_table_set(fd, entry)
     return
   }
+  if locked { unsafe closed(entry, fd, process) } else { unsafe Deferred.add(entry, fd) }
+}
+
+/// `fd` is no longer a name of the entry. The caller holds the process's lock.
+func closed(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ process: ProcessPointer) {
   guard let socket = unsafe Socket.from(entry) else {
     unsafe Epoll.closed(entry.assumingMemoryBound(to: Epoll.self), fd, process)
     return
@@ -346,7 +361,7 @@ public func left(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ restored: Bool
 /// `to` is now another name of `from`'s socket or epoll.
 @c(mn_hook_duplicated)
 public func duplicated(_ entry: UnsafeMutableRawPointer, _ from: Int32, _ to: Int32) {
-  guard let process = unsafe process, unsafe Lock.acquire(&process.pointee.lock) else { return }
+  guard let process = unsafe process, mn_is_at_home(), unsafe Lock.acquire(&process.pointee.lock) else { return }
   defer { unsafe Lock.release(&process.pointee.lock) }
   guard unsafe mn_table_get(from) == entry, unsafe mn_table_set(to, entry) else { return }
   if unsafe entry.load(as: UInt32.self) == Kind.epoll {

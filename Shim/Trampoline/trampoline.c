@@ -8,6 +8,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <linux/sockios.h>
 #include <limits.h>
 #include <netinet/in.h>
@@ -106,7 +107,7 @@ int mn_hook_shutdown(void *entry, int fd, int how);
 int mn_hook_poll(struct mn_pollfd *entries, uint64_t count, const struct mn_timespec *timeout, const void *mask);
 int mn_hook_select(int count, void *read, void *write, void *except, const struct mn_timespec *timeout, const void *mask,
                    struct mn_timespec *remaining);
-int mn_hook_epoll_ctl(void *epoll, void *socket, int epfd, int operation, int fd, void *event);
+int mn_hook_epoll_ctl(void *socket, int epfd, int operation, int fd, void *event);
 int mn_hook_epoll_wait(void *epoll, int epfd, void *events, int capacity, int64_t timeout, const void *mask);
 void mn_hook_fork_prepare(void);
 void mn_hook_fork_child(void);
@@ -182,6 +183,8 @@ static inline __attribute__((always_inline)) void *entry_of(int fd) {
   X(pselect, int, (int, fd_set *, fd_set *, fd_set *, const struct timespec *, const sigset_t *))                 \
   X(poll, int, (struct pollfd *, nfds_t, int))                                                                    \
   X(ppoll, int, (struct pollfd *, nfds_t, const struct timespec *, const sigset_t *))                             \
+  X(epoll_create, int, (int))                                                                                     \
+  X(epoll_create1, int, (int))                                                                                    \
   X(epoll_ctl, int, (int, int, int, struct epoll_event *))                                                        \
   X(epoll_wait, int, (int, struct epoll_event *, int, int))                                                       \
   X(epoll_pwait, int, (int, struct epoll_event *, int, int, const sigset_t *))                                    \
@@ -231,15 +234,33 @@ static void remember_environment(void) {
   }
 }
 
+// The process id of the memory's owner, in a page that a fork wipes and a vfork shares.
+static uint64_t *home;
+static void forked(void) {
+  if (home) *home = (uint64_t)getpid();
+  mn_hook_fork_child();
+}
+bool mn_is_at_home(void) {
+  uint64_t pid = (uint64_t)getpid();
+  if (LIKELY(!home || *home == pid)) return true;
+  if (*home) return false;
+  mn_hook_fork_prepare();
+  forked();
+  return true;
+}
+
 __attribute__((constructor(101))) static void start(void) {
   if (!real.socket) resolve();
   const char *wanted = secure_getenv("MACHNET_LOG");
   if (wanted) log_level = !strcmp(wanted, "debug") ? 3 : !strcmp(wanted, "info") ? 2 : !strcmp(wanted, "error") ? 1 : 0;
   int saved = errno;
   remember_environment();
+  home = mn_sys_map(4096);
+  if (home && madvise(home, 4096, MADV_WIPEONFORK) != 0) home = NULL; // (older than Linux 4.14)
+  if (home) *home = (uint64_t)getpid();
   mn_hook_start();
   errno = saved;
-  pthread_atfork(mn_hook_fork_prepare, NULL, mn_hook_fork_child);
+  pthread_atfork(mn_hook_fork_prepare, NULL, forked);
 }
 
 int32_t mn_get_errno(void) { return errno; }
@@ -251,6 +272,13 @@ uint32_t mn_thread_id(void) {
   return thread_id;
 }
 void mn_thread_id_forget(void) { thread_id = 0; }
+
+static __thread bool inside __attribute__((tls_model("initial-exec")));
+bool mn_thread_is_inside(void) { return inside; }
+void mn_thread_set_inside(bool value) {
+  inside = value;
+  __asm__ volatile("" ::: "memory"); // for this thread's handlers
+}
 
 int32_t mn_real_bind(int32_t fd, const void *a, uint32_t l) { return REAL(bind)(fd, a, l); }
 int32_t mn_real_connect(int32_t fd, const void *a, uint32_t l) { return REAL(connect)(fd, a, l); }
@@ -348,6 +376,8 @@ int32_t mn_sys_ppoll(struct mn_pollfd *e, uint64_t n, const struct mn_timespec *
 }
 int32_t mn_sys_epoll_ctl(int32_t epfd, int32_t op, int32_t fd, void *event) { return (int32_t)RAW(SYS_epoll_ctl, epfd, op, fd, event, 0, 0); }
 int32_t mn_sys_eventfd(void) { return (int32_t)RAW(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK, 0, 0, 0, 0); }
+void mn_sys_futex_wait(void *word, uint32_t value) { RAW(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, 0, 0); }
+void mn_sys_futex_wake(void *word) { RAW(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, 0, 0, 0); }
 int32_t mn_sys_yield(void) { return (int32_t)RAW(SYS_sched_yield, 0, 0, 0, 0, 0, 0); }
 
 void mn_sys_signals_block(void *old) {
@@ -778,8 +808,8 @@ EXPORT ssize_t __recvfrom_chk(int fd, void *data, size_t size, size_t room, int 
 EXPORT int close(int fd) {
   void *entry = lookup(fd);
   if (LIKELY(!entry)) return REAL(close)(fd);
-  if (entry == MN_TABLE_INTERNAL) return errno = EBADF, -1;
-  mn_hook_closing(entry, fd);
+  if (entry == MN_TABLE_INTERNAL && mn_is_at_home()) return errno = EBADF, -1;
+  if (entry != MN_TABLE_INTERNAL) mn_hook_closing(entry, fd);
   return REAL(close)(fd);
 }
 
@@ -870,8 +900,8 @@ EXPORT int dup(int fd) { return duplicated(fd, made(REAL(dup)(fd))); }
 // What stood there leaves the table first, and comes back if the call fails.
 static int replaced(int from, int to, int (*call)(int, int, int), int flags) {
   void *old = lookup(to);
-  if (UNLIKELY(old == MN_TABLE_INTERNAL)) return errno = EBUSY, -1;
-  if (LIKELY(!old) || from == to || !mn_hook_leaving(old, to)) return call(from, to, flags);
+  if (UNLIKELY(old == MN_TABLE_INTERNAL) && mn_is_at_home()) return errno = EBUSY, -1;
+  if (LIKELY((uintptr_t)old <= 1) || from == to || !mn_hook_leaving(old, to)) return call(from, to, flags);
   int result = call(from, to, flags);
   mn_hook_left(old, to, result < 0);
   return result;
@@ -882,7 +912,7 @@ EXPORT int dup3(int from, int to, int flags) { return duplicated(from, replaced(
 
 // Ranges are closed around the shim's own descriptors.
 EXPORT int close_range(unsigned first, unsigned last, int flags) {
-  if (!mn_table_length || (flags & ~CLOSE_RANGE_UNSHARE) || first > last) return REAL(close_range)(first, last, flags);
+  if (!mn_table_length || (flags & ~CLOSE_RANGE_UNSHARE) || first > last || !mn_is_at_home()) return REAL(close_range)(first, last, flags);
   unsigned begin = first;
   for (unsigned fd = first; fd <= last && fd < mn_table_length; fd++) {
     void *entry = lookup((int)fd);
@@ -1001,11 +1031,13 @@ EXPORT int pselect(int count, fd_set *read, fd_set *write, fd_set *except, const
   return mn_hook_select(count, read, write, except, (const void *)timeout, mask, &remaining);
 }
 
+EXPORT int epoll_create(int size) { return made(REAL(epoll_create)(size)); }
+EXPORT int epoll_create1(int flags) { return made(REAL(epoll_create1)(flags)); }
 EXPORT int epoll_ctl(int epfd, int operation, int fd, struct epoll_event *event) {
   if (LIKELY(!mn_table_length)) return REAL(epoll_ctl)(epfd, operation, fd, event);
   void *socket = entry_of(fd);
   return LIKELY(!socket) ? REAL(epoll_ctl)(epfd, operation, fd, event)
-                         : mn_hook_epoll_ctl(entry_of(epfd), socket, epfd, operation, fd, event);
+                         : mn_hook_epoll_ctl(socket, epfd, operation, fd, event);
 }
 SLOW int slow_epoll_wait(int epfd, struct epoll_event *events, int capacity, int timeout) {
   void *epoll = entry_of(epfd);

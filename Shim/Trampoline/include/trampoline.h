@@ -188,6 +188,12 @@ void mn_set_errno(int32_t value);
 /// This thread's kernel id, cached in initial-exec TLS.
 uint32_t mn_thread_id(void);
 void mn_thread_id_forget(void);
+/// Whether this thread is at the process's lock (or waits for it): what interrupts it must not wait.
+bool mn_thread_is_inside(void);
+void mn_thread_set_inside(bool inside);
+/// Whether this process is the one that the shim's memory belongs to. Not so in the child of a vfork, which only borrows it.
+/// A child that was made behind libc's back (clone) becomes a process of its own here, late.
+bool mn_is_at_home(void);
 
 // libc's own implementations (errno, cancellation points and all), found by RTLD_NEXT.
 int32_t mn_real_bind(int32_t fd, const void *address, uint32_t length);
@@ -226,6 +232,9 @@ int32_t mn_sys_ppoll(struct mn_pollfd *entries, uint64_t count, const struct mn_
 int32_t mn_sys_epoll_ctl(int32_t epfd, int32_t operation, int32_t fd, void *event);
 int32_t mn_sys_eventfd(void); /* non-blocking, close-on-exec */
 int32_t mn_sys_yield(void);
+/// Sleeps while the word, private to this process, has this value; wakes all who do.
+void mn_sys_futex_wait(void *word, uint32_t value);
+void mn_sys_futex_wake(void *word);
 /// Descriptors that dup and its like have made of unknown ones lately, by index below mn_twin_count.
 uint32_t mn_twin_count(void);
 /// - Returns: false when the two are not one file (any more).
