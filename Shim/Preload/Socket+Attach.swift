@@ -90,6 +90,8 @@ extension Socket {
     unsafe endpoint.pointee.flags = 0
     unsafe readOptions(endpoint, fd, socket.pointee.domain)
     unsafe socket.pointee.endpoint = endpoint
+    mn_fence()
+    unsafe setFlag(socket, Int(socket.pointee.shut), true)
     unsafe readReceiveLimit(socket, fd)
     unsafe readPeer(endpoint, fd, socket.pointee.domain, stated: peer)
     unsafe socket.pointee.undecided = false

@@ -171,10 +171,14 @@ public func getpeername(
 @_optimize(size)
 public func shutdown(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ how: Int32) -> Int32 {
   let result = mn_real_shutdown(fd, how)
-  guard let socket = unsafe Socket.from(entry), unsafe socket.pointee.endpoint != nil, how >= 0, how <= 2 else { return result }
+  guard let socket = unsafe Socket.from(entry), how >= 0, how <= 2 else { return result }
   // On Linux even the shutdown of an unconnected socket, which reports ENOTCONN, takes effect.
-  if how != Int32(MN_SHUT_WR) { unsafe Socket.setFlag(socket, MN_SOCKET_SHUTDOWN_READ, true) }
-  if how != Int32(MN_SHUT_RD) { unsafe Socket.setFlag(socket, MN_SOCKET_SHUTDOWN_WRITE, true) }
+  if how != Int32(MN_SHUT_WR) { unsafe socket.pointee.shut |= UInt32(MN_SOCKET_SHUTDOWN_READ) }
+  if how != Int32(MN_SHUT_RD) { unsafe socket.pointee.shut |= UInt32(MN_SOCKET_SHUTDOWN_WRITE) }
+  // The note comes before the look for an endpoint: pairs with `adopt`.
+  mn_fence()
+  guard unsafe socket.pointee.endpoint != nil else { return result }
+  unsafe Socket.setFlag(socket, Int(socket.pointee.shut), true)
   unsafe Wait.signal(socket, Socket.word(socket, Int(MN_OFFSET_ENDPOINT_RX_WAIT)))
   return unsafe result != 0 && Socket.peer(socket) != nil ? 0 : result
 }

@@ -103,12 +103,12 @@ extension Socket {
     guard unsafe hold(socket, number, &mask) else { return fail(MN_EBADF) }
     while true {
       let waited: Waited
+      // Nobody waits on a socket that is shut down (a receive that need not wait has said EAGAIN, as the kernel's does).
+      if unsafe socket.pointee.shut & UInt32(MN_SOCKET_SHUTDOWN_READ) != 0 { return 0 }
       if unsafe socket.pointee.endpoint == nil {
         // Another thread's send may lead the socket to Machnet at any moment: no sleep where only the kernel can end it.
         waited = unsafe Wait.undecided(socket, number, &call.fd, mask)
       } else {
-        // Nobody waits on a socket that is shut down (a receive that need not wait has said EAGAIN, as the kernel's does).
-        if unsafe flags(socket) & UInt32(MN_SOCKET_SHUTDOWN_READ) != 0 { return 0 }
         waited = unsafe Wait.readable(socket, number, &call.fd, mask)
       }
       if case .failed(let error) = waited {

@@ -56,6 +56,8 @@ struct Socket {
   var corked: Bool
   /// The program has set SO_RCVBUF.
   var hasReceiveLimit: Bool
+  /// What the program has shut down, as the endpoint's flags say it.
+  var shut: UInt32
   /// SO_RCVTIMEO was set to less than nothing: a receive that would wait says EAGAIN. (The kernel shows it as "none".)
   var impatient: Bool
   /// When the datagram arrived that was taken last from a ring, CLOCK_REALTIME ns (SIOCGSTAMP).
@@ -295,7 +297,7 @@ public func socketMade(_ fd: Int32, _ domain: Int32, _ type: Int32, _ protocolNu
     to: Socket(
       head: mn_head(), descriptors: 1, domain: domain, fd: fd, event: -1, kick: -1, waiters: 0, waiter: 0, hidden: -1, cookie: Socket.cookie(of: fd), undecided: true, watched: false, endpoint: nil, channel: nil, index: 0, home: 0, netns: 0,
       engineLost: false, refused: false, refusedGeneration: 0, retired: .no, holdsBlock: false, corked: false,
-      hasReceiveLimit: false, impatient: false, stamp: 0, local: .none, cached: .none, cachedLocal: .none,
+      hasReceiveLimit: false, shut: 0, impatient: false, stamp: 0, local: .none, cached: .none, cachedLocal: .none,
       cachedGeneration: process.pointee.generation, cachedToMachnet: false, cachedLossIsError: false, cachedFlags: 0, turn: 0, firstReader: 0, progress: 0,
       progressHead: 0, watches: nil, writer: writer, readers: readers, next: nil))
   unsafe socket.pointee.head.family = UInt32(bitPattern: domain)

@@ -52,8 +52,8 @@ enum Wait {
     var length: UInt32 = 16
     _ = unsafe mn_sys_getsockopt(fd, Int32(MN_SOL_SOCKET), Int32(MN_SO_RCVTIMEO), &time, &length)
     let left = time.0 == 0 && time.1 == 0 ? -1 : time.0 * 1_000_000_000 + time.1 * 1000
-    var entries: InlineArray<2, mn_pollfd> = .init(repeating: mn_pollfd(descriptor: fd, events: Int16(MN_POLLIN), returned: 0))
-    entries[1].descriptor = kick
+    var entries: InlineArray<2, mn_pollfd> = .init(repeating: mn_pollfd(descriptor: kick, events: Int16(MN_POLLIN), returned: 0))
+    entries[0] = mn_pollfd(descriptor: fd, events: Int16(MN_POLLIN | MN_POLLRDHUP), returned: 0)
     let result = unsafe withUnsafeMutableBytes(of: &entries) { entries in
       unsafe withUnsafePointer(to: mask) {
         unsafe sleep(entries.baseAddress!.assumingMemoryBound(to: mn_pollfd.self), 2, left, $0, holding: socket)
@@ -61,7 +61,14 @@ enum Wait {
     }
     if result == 0 { return .failed(MN_EAGAIN) }
     if result == -Int32(MN_EINTR) { return unsafe interrupted(socket, number, restarts: left < 0) ?? .ready }
+    unsafe noteShutdown(socket, entries[0])
     return entries[1].returned != 0 ? .lost : .ready
+  }
+
+  /// The shadow may have been shut down unseen: by another process, or by a call that was under way when it was made.
+  @inline(never)
+  private static func noteShutdown(_ socket: SocketPointer, _ shadow: mn_pollfd) {
+    if shadow.returned & Int16(MN_POLLRDHUP) != 0 { unsafe socket.pointee.shut |= UInt32(MN_SOCKET_SHUTDOWN_READ) }
   }
 
   /// The eventfd that tells those who wait on an undecided socket's shadow that it has its endpoint.
@@ -147,7 +154,7 @@ enum Wait {
     _ forInput: Bool, _ timeout: UInt64
   ) -> Waited? {
     var entries: InlineArray<3, mn_pollfd> = .init(repeating: mn_pollfd(descriptor: -1, events: 0, returned: 0))
-    entries[0] = mn_pollfd(descriptor: forInput ? fd : -1, events: Int16(MN_POLLIN), returned: 0)
+    entries[0] = mn_pollfd(descriptor: forInput ? fd : -1, events: Int16(MN_POLLIN | MN_POLLRDHUP), returned: 0)
     entries[1] = unsafe mn_pollfd(descriptor: Process.connection(process), events: 0, returned: 0)
     if left != 0 { entries[2] = unsafe mn_pollfd(descriptor: socket.pointee.event, events: Int16(MN_POLLIN), returned: 0) }
     let result = unsafe withUnsafeMutableBytes(of: &entries) { bytes -> Int32 in
@@ -162,6 +169,7 @@ enum Wait {
     if result == -Int32(MN_EINTR) { return unsafe interrupted(socket, number, restarts: timeout == 0) }
     if result <= 0 { return nil }
     if unsafe entries[1].returned != 0 && Loss.check(process) { return .lost }
+    unsafe noteShutdown(socket, entries[0])
     return entries[0].returned != 0 ? .ready : nil
   }
 

@@ -216,6 +216,26 @@ static void *shut_soon(void *fd) {
   shutdown((int)(intptr_t)fd, SHUT_RDWR);
   return NULL;
 }
+CASE(shut_early, "shutdown before bind, and before the first send: it holds for what comes later") {
+  int a = unbound(AF_INET, 0), b = udp("b"), c = unbound(AF_INET, 0);
+  struct sockaddr_in name = ipv4("127.0.0.1", 0), to = name_of(b);
+  CALL("  shutdown of an unbound socket = %s", shutdown(a, SHUT_RD));
+  CALL("  bind = %s", bind(a, (void *)&name, sizeof name));
+  know(port_of(a), "a");
+  show_recv("a blocking receive", a, 100, 0);
+  struct pollfd entry = {a, POLLIN | POLLRDHUP, 0};
+  CALL("  poll = %s", poll(&entry, 1, 0));
+  say("  revents %#x", (unsigned)entry.revents);
+  CALL("  sendto = %s", sendto(a, payload(1, 10), 10, 0, (void *)&to, sizeof to));
+  settle(b);
+  show_recv("arrived", b, 100, 0);
+  CALL("  shutdown of another = %s", shutdown(c, SHUT_WR));
+  CALL("  sendto = %s", sendto(c, payload(1, 10), 10, MSG_NOSIGNAL, (void *)&to, sizeof to));
+  CALL("  bind = %s", bind(c, (void *)&name, sizeof name));
+  CALL("  sendto = %s", sendto(c, payload(1, 10), 10, MSG_NOSIGNAL, (void *)&to, sizeof to));
+  show_recv("nothing", b, 100, MSG_DONTWAIT);
+}
+
 CASE(shut_wakes, "shutdown wakes a blocked receive and a poll") {
   int a = udp("a"), b = udp("b");
   struct sockaddr_in name = name_of(b);
