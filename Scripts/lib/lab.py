@@ -83,6 +83,7 @@ class Process:
                 argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=lab.directory, start_new_session=True,
                 preexec_fn=prepare)
         self.pid = self.popen.pid
+        self.ended_cpu_seconds = 0.0
 
     def out(self):
         with open(self.out_path, errors="replace") as file:
@@ -93,11 +94,23 @@ class Process:
             return file.read()
 
     def wait(self, seconds):
-        try:
-            return self.popen.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise Failure(f"{self.name} did not end within {seconds:.0f} s\n{self.story()}") from None
+        """The exit status; the processor time is then in `ended_cpu_seconds`."""
+        deadline = time.monotonic() + seconds
+        while self.popen.returncode is None and os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() > deadline:
+                self.kill()
+                raise Failure(f"{self.name} did not end within {seconds:.0f} s\n{self.story()}")
+            time.sleep(0.02)
+        if self.popen.returncode is None:
+            self.ended_cpu_seconds = self.cpu_seconds()
+        return self.popen.wait()
+
+    def cpu_seconds(self):
+        """Processor time that the process has used, in user space and in the kernel, all threads."""
+        with open(f"/proc/{self.pid}/stat") as file:
+            # The name may hold spaces and parentheses; utime and stime are the 14th and 15th field of proc(5).
+            fields = file.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self, sign=signal.SIGINT, seconds=5):
         """Asks the program to end; whatever of its group is left is killed."""

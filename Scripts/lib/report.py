@@ -34,7 +34,8 @@ def table(rows):
         lines.append([row["workload"], row["topology"], row["placement"], f"{row['metric']} ({row['unit']}, {row['better']} is better)",
                       figure(row["kernel"]), figure(row["kernel_best"]), figure(row["machnet"]),
                       f"{row['ratio']:.3g}", f"{row['ratio_best']:.3g}", f"{row['spread'] * 100:.0f}%"])
-    return aligned(lines, 4)
+    return aligned(lines, 4) + "\n\n" + "\n".join(
+        f"{row['workload']} {row['topology']}, {row['metric']}: {row['verdict']}" for row in rows)
 
 
 def aligned(lines, texts):

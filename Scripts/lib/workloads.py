@@ -29,6 +29,7 @@ class Workload:
     port = 21111
     protocol = "udp"    # of the port that says that the server is ready
     needs_tcp = False   # beside its UDP
+    counts = True       # `measure` says how many
     closes = False      # the server's data socket is gone when the client is
     polling_option = [] # makes the program poll instead of sleep: the kernel's best shot
 
@@ -166,7 +167,7 @@ zone:
 class Custom(Workload):
     """A server and a client from the command line. {address}, {port} and {seconds} are filled in."""
 
-    name = "custom"
+    name, counts = "custom", False
 
     def __init__(self, server, client, port, metric):
         self._server, self._client, self.port = server, client, port
