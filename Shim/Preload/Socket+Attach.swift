@@ -74,6 +74,7 @@ extension Socket {
     let block = unsafe channel.pointee.base + Int(mn_endpoint_offset(reply.endpoint))
     let endpoint = unsafe block.assumingMemoryBound(to: mn_endpoint.self)
     if unsafe socket.pointee.retired != .no { unsafe leaveOldBlock(socket) }
+    _ = unsafe mn_fetch_add_u32(&socket.pointee.attachments, 1)
     unsafe socket.pointee.channel = channel
     unsafe socket.pointee.index = reply.endpoint
     unsafe socket.pointee.home = reply.engine
@@ -95,6 +96,8 @@ extension Socket {
     unsafe readReceiveLimit(socket, fd)
     unsafe readPeer(endpoint, fd, socket.pointee.domain, stated: peer)
     unsafe socket.pointee.undecided = false
+    _ = unsafe mn_fetch_add_u32(&socket.pointee.attachments, 1)
+    unsafe mn_store_relaxed_u64(&socket.pointee.plan.key, 0)
     unsafe countWatched(socket)
     unsafe Watch.attached(socket)
     if unsafe socket.pointee.kick >= 0 {
@@ -304,6 +307,7 @@ extension Socket {
     }
     unsafe readPeer(socket.pointee.endpoint.unsafelyUnwrapped, fd, socket.pointee.domain, stated: stated)
     unsafe socket.pointee.cached = .none
+    unsafe mn_store_relaxed_u64(&socket.pointee.plan.key, 0)
   }
 }
 

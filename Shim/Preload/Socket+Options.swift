@@ -114,7 +114,7 @@ public func setsockopt(
   let result = unsafe mn_real_setsockopt(fd, level, name, value, length)
   guard result == 0, let socket = unsafe Socket.from(entry), let value = unsafe value else { return result }
   if unsafe Socket.isKernelsAlone(level, name, value, length) { unsafe Socket.retire(socket, .forGood) }
-  if level == Int32(MN_IPPROTO_UDP) && name == Int32(MN_UDP_CORK) { unsafe socket.pointee.corked = Socket.isCorkedByOption(fd) }
+  if level == Int32(MN_IPPROTO_UDP) && name == Int32(MN_UDP_CORK) { unsafe Socket.cork(socket, Socket.isCorkedByOption(fd)) }
   if level == Int32(MN_SOL_SOCKET) && name == Int32(MN_SO_RCVTIMEO) && length >= 16 {
     unsafe socket.pointee.impatient = value.loadUnaligned(as: Int64.self) < 0
   }

@@ -33,7 +33,7 @@ struct ReceiveCall {
 }
 
 /// How often the shadow is looked at while the rings have something: one receive in this many.
-private let shadowEvery: UInt32 = 64
+let shadowEvery: UInt32 = 64
 
 extension Socket {
   /// Receives one datagram from the rings or the shadow, whichever has one.

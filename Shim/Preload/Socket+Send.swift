@@ -94,9 +94,12 @@ extension Socket {
   /// - Parameter ring: whether to ring the engine's doorbell; a batch rings once, at its end.
   /// - Returns: as sendmsg(2), errno set on -1.
   static func send(_ socket: SocketPointer, _ call: inout SendCall, bell ring: Bool = true) -> Int {
-    guard let process = unsafe process, let directory = unsafe process.pointee.directory,
-      call.flags & kernelsFlags == 0, unsafe !socket.pointee.corked
+    guard let process = unsafe process, call.flags & kernelsFlags == 0, unsafe !socket.pointee.corked
     else { return unsafe sendByKernel(socket, call) }
+    // A daemon that has come back has another directory.
+    if unsafe socket.pointee.engineLost { Loss.reattach() }
+    let attachments = unsafe mn_load_acquire_u32(&socket.pointee.attachments)
+    guard let directory = unsafe process.pointee.directory else { return unsafe countedOnShadow(socket, call) }
 
     let destination: Name
     if unsafe call.name == nil {
@@ -113,7 +116,7 @@ extension Socket {
       destination = name
     }
 
-    if unsafe socket.pointee.engineLost { Loss.reattach() }
+    let departures = directory.departures
     switch unsafe verdict(socket, process, directory, destination) {
     case .kernel:
       return unsafe countedOnShadow(socket, call)
@@ -161,10 +164,8 @@ extension Socket {
     while true {
       switch unsafe enqueue(socket, &call, destination, options) {
       case .done:
-        if unsafe process.pointee.senders[process.pointee.senderNext & 3] != socket {
-          unsafe process.pointee.senderNext &+= 1
-          unsafe process.pointee.senders[process.pointee.senderNext & 3] = socket
-        }
+        unsafe noteSender(socket, process)
+        unsafe plan(socket, directory, destination, departures, attachments)
         if ring { unsafe self.ring(socket, directory) }
         return call.size
       case .reentered:
@@ -189,6 +190,14 @@ extension Socket {
           return unsafe countedOnShadow(socket, call)
         }
       }
+    }
+  }
+
+  @inline(__always)
+  static func noteSender(_ socket: SocketPointer, _ process: ProcessPointer) {
+    if unsafe process.pointee.senders[process.pointee.senderNext & 3] != socket {
+      unsafe process.pointee.senderNext &+= 1
+      unsafe process.pointee.senders[process.pointee.senderNext & 3] = socket
     }
   }
 
@@ -350,8 +359,14 @@ extension Socket {
   /// A send that is the kernel's whatever the rules say. What MSG_MORE and UDP_CORK have begun there is finished there.
   private static func sendByKernel(_ socket: SocketPointer, _ call: SendCall) -> Int {
     let more = call.flags & Int32(MN_MSG_MORE) != 0
-    if unsafe more || socket.pointee.corked { unsafe socket.pointee.corked = more || isCorkedByOption(call.fd) }
+    if unsafe more || socket.pointee.corked { unsafe cork(socket, more || isCorkedByOption(call.fd)) }
     return unsafe countedOnShadow(socket, call)
+  }
+
+  static func cork(_ socket: SocketPointer, _ corked: Bool) {
+    unsafe socket.pointee.corked = corked
+    // The short way does not ask.
+    unsafe mn_store_relaxed_u64(&socket.pointee.plan.key, 0)
   }
 
   /// UDP_CORK.

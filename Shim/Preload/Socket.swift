@@ -72,6 +72,10 @@ struct Socket {
   var cachedLossIsError: Bool
   /// MN_RECORD_MACHNET where the rule says transport machnet, else 0.
   var cachedFlags: UInt16
+  /// Moves on when the socket gets an endpoint, before (odd) and after (even).
+  var attachments: UInt32 = 0
+  /// Where the last datagram went, for the short way.
+  var plan = Plan()
   /// Counts receives, so that the shadow is looked at now and then while the rings are busy.
   var turn: UInt32
   /// The RX ring that is looked at first.

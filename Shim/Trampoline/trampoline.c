@@ -88,6 +88,8 @@ int mn_hook_connect(void *entry, int fd, const void *address, uint32_t length);
 ssize_t mn_hook_sendto(void *entry, int fd, const void *data, size_t size, int flags, const void *address, uint32_t length);
 ssize_t mn_hook_sendmsg(void *entry, int fd, const struct mn_msghdr *message, int flags);
 int mn_hook_sendmmsg(void *entry, int fd, struct mn_mmsghdr *messages, unsigned count, int flags);
+ssize_t mn_quick_sendto(int fd, const void *data, size_t size, int flags, const void *address, uint32_t length);
+ssize_t mn_quick_recvfrom(int fd, void *data, size_t size, int flags, void *address, uint32_t *length);
 ssize_t mn_hook_recvfrom(void *entry, int fd, void *data, size_t size, int flags, void *address, uint32_t *length);
 ssize_t mn_hook_recvmsg(void *entry, int fd, struct mn_msghdr *message, int flags);
 int mn_hook_recvmmsg(void *entry, int fd, struct mn_mmsghdr *messages, unsigned count, int flags, struct mn_timespec *timeout);
@@ -266,12 +268,9 @@ __attribute__((constructor(101))) static void start(void) {
 int32_t mn_get_errno(void) { return errno; }
 void mn_set_errno(int32_t value) { errno = value; }
 
-static __thread uint32_t thread_id __attribute__((tls_model("initial-exec")));
-uint32_t mn_thread_id(void) {
-  if (UNLIKELY(!thread_id)) thread_id = (uint32_t)gettid();
-  return thread_id;
-}
-void mn_thread_id_forget(void) { thread_id = 0; }
+__thread uint32_t mn_thread_id_known __attribute__((tls_model("initial-exec")));
+uint32_t mn_thread_id_ask(void) { return mn_thread_id_known = (uint32_t)gettid(); }
+void mn_thread_id_forget(void) { mn_thread_id_known = 0; }
 
 static __thread bool inside __attribute__((tls_model("initial-exec")));
 bool mn_thread_is_inside(void) { return inside; }
@@ -463,8 +462,6 @@ void mn_program_names(char *executable, char *called) {
   called[MN_PROGRAM_MAX - 1] = 0;
 }
 
-void mn_copy(void *to, const void *from, size_t size) { memcpy(to, from, size); }
-
 bool mn_log_enabled(int32_t level) { return level <= log_level; }
 static size_t put_number(char *at, int64_t value) {
   char digits[24];
@@ -564,10 +561,6 @@ INLINE bool rings_are_empty(const struct mn_look *look) {
       return false;
   return !__atomic_load_n(&look->endpoint->error, __ATOMIC_RELAXED);
 }
-INLINE bool may_ask_shadow(const struct mn_head *head) {
-  // Where the last datagram came by a ring, the next one will: no system call first.
-  return __atomic_load_n(&head->receive, __ATOMIC_ACQUIRE) == MN_RECEIVE_LOOK && head->by_shadow;
-}
 // The end of a system call on the shadow that did not say EAGAIN.
 INLINE ssize_t count_received(const struct mn_head *head, long result) {
   if (UNLIKELY(result < 0)) return errno = (int)-result, -1;
@@ -615,24 +608,26 @@ SLOW ssize_t shadow_sendto(int fd, const void *data, size_t size, int flags, con
   ssize_t sent = real.sendto(fd, data, size, flags, address, length);
   return LIKELY((uintptr_t)head > 1) ? count_sent(head, sent) : sent;
 }
-SLOW ssize_t slow_sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *address, socklen_t length) {
+int64_t mn_slow_sendto(int fd, const void *data, size_t size, int flags, const void *address, uint32_t length) {
   struct mn_head *head = entry_of(fd);
   if (!head) return REAL(sendto)(fd, data, size, flags, address, length);
-  return kernel_takes(head, address, length) ? shadow_sendto(fd, data, size, flags, address, length)
-                                             : mn_hook_sendto(head, fd, data, size, flags, address, length);
+  if (!kernel_takes(head, address, length)) return mn_hook_sendto(head, fd, data, size, flags, address, length);
+  head->quick = 0;
+  return shadow_sendto(fd, data, size, flags, address, length);
 }
 INLINE ssize_t send_to(struct mn_head *head, int fd, const void *data, size_t size, int flags, const struct sockaddr *address, socklen_t length) {
-  if (!kernel_takes_plainly(head, address, length)) return slow_sendto(fd, data, size, flags, address, length);
+  if (head->quick) return mn_quick_sendto(fd, data, size, flags, address, length);
+  if (!kernel_takes_plainly(head, address, length)) return mn_slow_sendto(fd, data, size, flags, address, length);
   return head->look->endpoint ? shadow_sendto(fd, data, size, flags, address, length)
                               : real.sendto(fd, data, size, flags, address, length);
 }
 EXPORT ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *address, socklen_t length) {
-  if (UNLIKELY(!real.sendto)) return slow_sendto(fd, data, size, flags, address, length);
+  if (UNLIKELY(!real.sendto)) return mn_slow_sendto(fd, data, size, flags, address, length);
   void *head = entry_of(fd);
   return LIKELY(!head) ? real.sendto(fd, data, size, flags, address, length) : send_to(head, fd, data, size, flags, address, length);
 }
 EXPORT ssize_t send(int fd, const void *data, size_t size, int flags) {
-  if (UNLIKELY(!real.send)) return slow_sendto(fd, data, size, flags, NULL, 0);
+  if (UNLIKELY(!real.send)) return mn_slow_sendto(fd, data, size, flags, NULL, 0);
   void *head = entry_of(fd);
   return LIKELY(!head) ? real.send(fd, data, size, flags) : send_to(head, fd, data, size, flags, NULL, 0);
 }
@@ -668,7 +663,7 @@ EXPORT int __sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flag
   return sendmmsg(fd, messages, count, flags);
 }
 
-SLOW ssize_t slow_recvfrom(int fd, void *data, size_t size, int flags, struct sockaddr *address, socklen_t *length) {
+int64_t mn_slow_recvfrom(int fd, void *data, size_t size, int flags, void *address, uint32_t *length) {
   struct mn_head *head = entry_of(fd);
   return !head ? REAL(recvfrom)(fd, data, size, flags, address, length)
                : mn_hook_recvfrom(head, fd, data, size, flags, address, length);
@@ -676,23 +671,27 @@ SLOW ssize_t slow_recvfrom(int fd, void *data, size_t size, int flags, struct so
 SLOW ssize_t shadow_recvfrom(int fd, void *data, size_t size, int flags, struct sockaddr *address, socklen_t *length) {
   struct mn_head *head = lookup(fd);
   if (UNLIKELY((uintptr_t)head <= 1 || flags & MSG_ERRQUEUE || !rings_are_empty(__atomic_load_n(&head->look, __ATOMIC_ACQUIRE))))
-    return slow_recvfrom(fd, data, size, flags, address, length);
+    return mn_slow_recvfrom(fd, data, size, flags, address, length);
   long result = RAW(SYS_recvfrom, fd, data, size, flags | MSG_DONTWAIT, address, length);
-  return LIKELY(result != -EAGAIN) ? count_received(head, result) : slow_recvfrom(fd, data, size, flags, address, length);
+  return LIKELY(result != -EAGAIN) ? count_received(head, result) : mn_slow_recvfrom(fd, data, size, flags, address, length);
 }
 INLINE ssize_t receive(struct mn_head *head, int fd, void *data, size_t size, int flags, struct sockaddr *address, socklen_t *length) {
-  if (may_ask_shadow(head)) return shadow_recvfrom(fd, data, size, flags, address, length);
-  return __atomic_load_n(&head->receive, __ATOMIC_ACQUIRE) == MN_RECEIVE_KERNEL
-             ? real.recvfrom(fd, data, size, flags, address, length)
-             : slow_recvfrom(fd, data, size, flags, address, length);
+  switch (__atomic_load_n(&head->receive, __ATOMIC_ACQUIRE)) {
+  case MN_RECEIVE_KERNEL: return real.recvfrom(fd, data, size, flags, address, length);
+  case MN_RECEIVE_LOOK:
+    // Where the last datagram came by a ring, the next one will: no system call first.
+    return head->by_shadow ? shadow_recvfrom(fd, data, size, flags, address, length)
+                           : mn_quick_recvfrom(fd, data, size, flags, address, length);
+  default: return mn_slow_recvfrom(fd, data, size, flags, address, length);
+  }
 }
 EXPORT ssize_t recvfrom(int fd, void *data, size_t size, int flags, struct sockaddr *address, socklen_t *length) {
-  if (UNLIKELY(!real.recvfrom)) return slow_recvfrom(fd, data, size, flags, address, length);
+  if (UNLIKELY(!real.recvfrom)) return mn_slow_recvfrom(fd, data, size, flags, address, length);
   void *head = entry_of(fd);
   return LIKELY(!head) ? real.recvfrom(fd, data, size, flags, address, length) : receive(head, fd, data, size, flags, address, length);
 }
 EXPORT ssize_t recv(int fd, void *data, size_t size, int flags) {
-  if (UNLIKELY(!real.recv)) return slow_recvfrom(fd, data, size, flags, NULL, NULL);
+  if (UNLIKELY(!real.recv)) return mn_slow_recvfrom(fd, data, size, flags, NULL, NULL);
   void *head = entry_of(fd);
   return LIKELY(!head) ? real.recv(fd, data, size, flags) : receive(head, fd, data, size, flags, NULL, NULL);
 }
@@ -701,7 +700,7 @@ SLOW ssize_t slow_recvmsg(int fd, struct msghdr *message, int flags) {
   struct mn_head *head = entry_of(fd);
   if (!head) return REAL(recvmsg)(fd, message, flags);
   if (head->receive == MN_RECEIVE_KERNEL) return real.recvmsg(fd, message, flags);
-  if (may_ask_shadow(head) && !(flags & MSG_ERRQUEUE) && rings_are_empty(__atomic_load_n(&head->look, __ATOMIC_ACQUIRE))) {
+  if (head->receive == MN_RECEIVE_LOOK && head->by_shadow && !(flags & MSG_ERRQUEUE) && rings_are_empty(__atomic_load_n(&head->look, __ATOMIC_ACQUIRE))) {
     long result = RAW(SYS_recvmsg, fd, message, flags | MSG_DONTWAIT, 0, 0, 0);
     if (result != -EAGAIN) return count_received(head, result);
   }

@@ -35,6 +35,12 @@ public struct Directory {
     @_noLocks get { unsafe mn_load_relaxed_u32(base + Int(MN_OFFSET_DIRECTORY_STOPPING)) != 0 }
   }
 
+  /// Moves on after an endpoint has left the table of local endpoints: while it stands still, what was found is there.
+  @inlinable @inline(__always)
+  public var departures: UInt32 {
+    @_noLocks get { unsafe mn_load_acquire_u32(base + Int(MN_OFFSET_DIRECTORY_DEPARTURES)) }
+  }
+
   /// The rule set of a generation.
   @inlinable @_noLocks
   public func rules(generation: UInt32) -> RuleSet {
@@ -162,6 +168,7 @@ extension Directory {
     }
     guard unsafe mn_load_relaxed_u64(localSlot(slot)) == key else { return }
     unsafe mn_store_release_u64(localSlot(slot), UInt64.max)
+    unsafe mn_store_release_u32(base + Int(MN_OFFSET_DIRECTORY_DEPARTURES), departures &+ 1)
     let next = (slot &+ 1) & (MN_LOCAL_SLOTS &- 1)
     guard unsafe mn_load_relaxed_u64(localSlot(next)) == 0 else { return }
     // A tombstone before an empty slot ends no probe sequence early: it may be emptied, and so may those before it.

@@ -114,6 +114,28 @@ public struct RingWriter {
     return record
   }
 
+  /// As `resume` and `reserve`, where the copy of the reader's head shows room and the record fits before the ring's end;
+  /// nil where that is not so and `reserve` is to be asked. Writes nothing. `publishAhead` completes the record.
+  ///
+  /// - Parameter length: 0...`MN_DATAGRAM_MAX`.
+  @inlinable @inline(__always) @_noLocks
+  public func reserveAhead(_ length: Int) -> (record: Record, next: UInt64)? {
+    let tail = unsafe mn_load_relaxed_u64(ring) & ~63
+    let stride = ringStride(UInt64(truncatingIfNeeded: length))
+    let offset = tail & (capacity &- 1)
+    let next = tail &+ stride
+    // A copy of the head that is old shows less room than there is; one that lies makes the difference large.
+    if next &- head > capacity || offset &+ stride > capacity { return nil }
+    return unsafe (Record(unsafe: data + Int(truncatingIfNeeded: offset), length: length), next)
+  }
+
+  /// As `commit` and `publish`.
+  @inlinable @inline(__always) @_noLocks
+  public mutating func publishAhead(_ next: UInt64) {
+    tail = next
+    unsafe mn_store_release_u64(ring, next)
+  }
+
   /// The record that `reserve` gave is complete. Not yet visible.
   @inlinable @inline(__always) @_noLocks
   public mutating func commit(_ record: Record) {
@@ -204,6 +226,41 @@ public struct RingReader {
   public func take(charge: UInt64) {
     let word = unsafe UnsafeMutableRawPointer(ring) + Int(MN_OFFSET_RING_CHARGE_TAKEN)
     unsafe mn_store_relaxed_u64(word, mn_load_relaxed_u64(word) &+ charge)
+  }
+
+  /// As `resume` and `peek`, where the next thing is a datagram; nil where that is not so and `peek` is to be asked.
+  /// `publishAhead` takes it.
+  @inlinable @inline(__always) @_noLocks
+  public mutating func peekAhead() -> (record: Record, next: UInt64)? {
+    let head = unsafe mn_load_relaxed_u64(UnsafeRawPointer(ring) + 64) & ~63
+    var readable = tail &- head
+    // None, or the copy of the tail lies behind the head.
+    if readable &- 1 >= capacity {
+      // Acquire: pairs with the writer's publish.
+      let published = unsafe mn_load_acquire_u64(ring)
+      readable = published &- head
+      if readable &- 1 >= capacity || published & 63 != 0 { return nil }
+      tail = published
+    }
+    let offset = head & (capacity &- 1)
+    let base = unsafe data + Int(truncatingIfNeeded: offset)
+    // Length and kind, one look.
+    let first = unsafe mn_load_relaxed_u64(base)
+    let length = first & 0xffff_ffff
+    let stride = ringStride(length)
+    if UInt16(truncatingIfNeeded: first >> 32) != UInt16(MN_RECORD_DATAGRAM) || length > UInt64(MN_DATAGRAM_MAX)
+      || stride > readable || offset &+ stride > capacity
+    {
+      return nil
+    }
+    return unsafe (Record(unsafe: base, length: Int(truncatingIfNeeded: length)), head &+ stride)
+  }
+
+  /// As `advance` and `publish`.
+  @inlinable @inline(__always) @_noLocks
+  public mutating func publishAhead(_ next: UInt64) {
+    head = next
+    unsafe mn_store_release_u64(UnsafeMutableRawPointer(ring) + 64, next)
   }
 
   /// Steps over the record that `peek` gave. The writer sees it at `publish`.

@@ -73,6 +73,47 @@ extension RingItem {
     }
   }
 
+  /// The short forms do what `reserve` and `peek` do, or nothing: at every place of the ring, with every amount in it.
+  @Test(arguments: [0, 64, 1472, 65507])
+  func theShortFormsAgreeWithTheLongOnes(length: Int) {
+    let memory = RingMemory()
+    var short = 0
+    for offset in stride(from: UInt64(0), to: UInt64(MN_RING_MIN), by: 64 * 7) {
+      for unread in stride(from: UInt64(0), through: UInt64(MN_RING_MIN), by: 64 * 251) {
+        let tail = UInt64.max - UInt64(MN_RING_MIN) + 1 &+ offset
+        memory.setTail(tail)
+        memory.setHead(tail &- unread)
+        var writer = memory.writer
+        var other = memory.writer
+        let ahead = writer.reserveAhead(length)
+        let record = other.reserve(length)
+        guard let ahead else {
+          // Refused where the long form steps over the ring's end, or has no room.
+          let isAtEnd = offset + ringStride(UInt64(length)) > UInt64(MN_RING_MIN)
+          #expect(record == nil || isAtEnd)
+          continue
+        }
+        short += 1
+        #expect(ahead.record.base == record?.base && ahead.record.length == length)
+        other.commit(record!)
+        other.publish()
+        let published = memory.base.load(as: UInt64.self)
+        memory.setTail(tail)
+        writer.publishAhead(ahead.next)
+        #expect(memory.base.load(as: UInt64.self) == published)
+        // The record alone, for the reader.
+        memory.setHead(tail)
+        var reader = memory.reader
+        let seen = reader.peekAhead()
+        #expect(seen?.record.base == record?.base && seen?.record.length == length)
+        reader.publishAhead(seen?.next ?? 0)
+        #expect(memory.base.load(fromByteOffset: 64, as: UInt64.self) == published)
+        do { let isEmpty = reader.peekAhead() == nil; #expect(isEmpty) }
+      }
+    }
+    #expect(short > 100)
+  }
+
   @Test func aFullRingRefusesAndTakesAgainWhatWasRead() {
     let memory = RingMemory(start: UInt64.max - 127)
     var writer = memory.writer
@@ -202,6 +243,11 @@ extension RingItem {
         memory.setTail(random.next() & 1 == 0 ? random.next() : UInt64(at) + random.next() % 4096 / 64 * 64)
         (memory.data + at).storeBytes(of: UInt32(truncatingIfNeeded: random.next() >> (random.next() & 63)), as: UInt32.self)
         (memory.data + at).storeBytes(of: UInt16(random.next() & 3), toByteOffset: 4, as: UInt16.self)
+        var short = memory.reader
+        if let ahead = short.peekAhead() {
+          let end = ahead.record.base + Int(MN_RECORD_HEADER) + ahead.record.length
+          #expect(ahead.record.base >= memory.data && end <= memory.data + Int(MN_RING_MIN))
+        }
         for _ in 0..<4 {
           guard case .record(let record) = reader.peek() else { break }
           let end = record.base + Int(MN_RECORD_HEADER) + record.length

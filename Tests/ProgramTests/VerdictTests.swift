@@ -45,5 +45,32 @@ extension OneAtATime {
         #expect(server.errors == "" && sender.errors == "")
       }
     }
+
+    @Test("a receiver leaves Machnet, a plain program takes its port, and back, under a running sender", arguments: ["to", "connected"])
+    func receiverChanges(_ form: String) throws {
+      try withBench(.local) { bench in
+        let port = Bench.freshPort()
+        let words = ["/usr/bin/python3", testProgram("blocking_echo.py"), "server", bench.address, "\(port)"]
+        let daemon = try #require(bench.serverDaemon)
+        var sender: Program? = nil
+        for turn in 0..<4 {
+          let onMachnet = turn % 2 == 0
+          let server = onMachnet ? try bench.server(words) : try bench.start("plain", words)
+          try server.waitBound(port)
+          let running = try sender ?? bench.client("/usr/bin/python3", testProgram("steady_sender.py"), bench.address, "\(port)", form)
+          sender = running
+          let before = echoes(running)
+          let engine = try daemon.status(in: bench).local
+          try waitUntil("echoes of server \(turn)", seconds: 20) {
+            guard running.isRunning else { throw Failure(running.story) }
+            return echoes(running) > before + 300
+          }
+          let carried = try daemon.status(in: bench).local - engine
+          #expect(onMachnet ? carried > 300 : carried < 50, "\(carried) datagrams by the engine in turn \(turn)")
+          server.send(SIGKILL)
+          try server.wait(seconds: 10)
+        }
+      }
+    }
   }
 }

@@ -91,7 +91,7 @@ struct mn_directory {
   uint32_t host_address_count;   /* of the daemon's network namespace */
   uint32_t spin_nanoseconds;     /* how long a waiting call looks at the rings before it sleeps */
   uint32_t yield_while_spinning; /* 1: sched_yield between looks (hosts with few cores) */
-  uint32_t reserved;
+  uint32_t departures;           /* moves on after a key has left the table of local endpoints */
 };
 
 enum {
@@ -346,6 +346,7 @@ struct mn_reply {
 enum {
   MN_OFFSET_DIRECTORY_STOPPING = offsetof(struct mn_directory, stopping),
   MN_OFFSET_DIRECTORY_GENERATION = offsetof(struct mn_directory, rules_generation),
+  MN_OFFSET_DIRECTORY_DEPARTURES = offsetof(struct mn_directory, departures),
   MN_OFFSET_RULE_PROGRAM = offsetof(struct mn_rule, program),
   MN_OFFSET_CHANNEL_DAMAGED = offsetof(struct mn_channel, damaged),
   MN_OFFSET_ENDPOINT_STATE = offsetof(struct mn_endpoint, state),
@@ -359,6 +360,8 @@ enum {
   MN_OFFSET_ENDPOINT_TX_LOCK = offsetof(struct mn_endpoint, tx_lock),
   MN_OFFSET_ENDPOINT_RX_LOCK = offsetof(struct mn_endpoint, rx_lock),
   MN_OFFSET_ENDPOINT_FLAGS = offsetof(struct mn_endpoint, flags),
+  MN_OFFSET_ENDPOINT_PEER_ADDRESS = offsetof(struct mn_endpoint, peer) + 12,
+  MN_OFFSET_ENDPOINT_PEER_PORT = offsetof(struct mn_endpoint, peer_port),
   MN_OFFSET_ENDPOINT_REFERENCES = offsetof(struct mn_endpoint, references),
 };
 
@@ -368,6 +371,8 @@ _Static_assert(sizeof(struct mn_ring) == 128, "ring header is two cache lines");
 _Static_assert(sizeof(struct mn_endpoint) == 512, "endpoint block");
 _Static_assert(offsetof(struct mn_endpoint, rx_wait) == 64, "endpoint lines");
 _Static_assert(offsetof(struct mn_endpoint, flags) == 256, "endpoint lines");
+_Static_assert(offsetof(struct mn_endpoint, peer_port) % 8 == 0 && offsetof(struct mn_endpoint, tos_set) % 8 == 7,
+               "peer_port to tos_set are one word");
 _Static_assert(offsetof(struct mn_endpoint, kernel_tx_datagrams) == 320, "endpoint lines");
 _Static_assert(sizeof(struct mn_ready) == 64, "ready line");
 _Static_assert(sizeof(struct mn_channel) <= MN_CHANNEL_READY, "channel header");

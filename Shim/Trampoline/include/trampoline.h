@@ -78,14 +78,17 @@ enum {
 
 // ------------------------------------------------------------------------------------------- the descriptor table
 
+/// Not looked up through the global offset table: the library's own.
+#define MN_HIDDEN __attribute__((visibility("hidden")))
+
 /// What a descriptor of this process is to the shim. NULL: nothing of ours, the kernel's business alone.
-extern void **mn_table;
+extern MN_HIDDEN void **mn_table;
 /// Length of mn_table; 0 until the shim is awake, so that a sleeping shim costs one comparison.
-extern uint32_t mn_table_length;
+extern MN_HIDDEN uint32_t mn_table_length;
 /// How many sockets of this process have an endpoint or may get one yet: 0 lets poll and select pass at once.
-extern uint32_t mn_watched_count;
+extern MN_HIDDEN uint32_t mn_watched_count;
 /// The process's state, owned by the Swift half.
-extern void *mn_process;
+extern MN_HIDDEN void *mn_process;
 
 /// What a trampoline must see of a socket's rings to leave a receive to the kernel. Never changed once published.
 struct mn_look {
@@ -111,6 +114,8 @@ struct mn_head {
   /// MN_KERNEL_ALWAYS | generation: no rule of that generation can lead any datagram of this socket to Machnet.
   uint32_t kernel_always;
   uint32_t family;
+  /// The last datagram went to a ring, and where the next one goes may be known (`Socket.plan`).
+  uint32_t quick;
   uint32_t turn; /* the look in use */
   /// Flows that the rules leave to the kernel. A word is mn_flow_key() of destination and generation, so that a verdict
   /// is one atomic word and ends by itself when the rules change.
@@ -119,8 +124,8 @@ struct mn_head {
 };
 
 /// The rules that verdicts were made by: the directory's generation, moved so that two directories never share a value.
-extern const uint32_t *mn_rules_word;
-extern uint32_t mn_rules_shift;
+extern MN_HIDDEN const uint32_t *mn_rules_word;
+extern MN_HIDDEN uint32_t mn_rules_shift;
 
 /// The low 16 bits: a verdict that outlives 65,536 reloads unasked is not to be had.
 static inline uint16_t mn_rules_now(void) { return (uint16_t)(__atomic_load_n(mn_rules_word, __ATOMIC_ACQUIRE) + mn_rules_shift); }
@@ -167,6 +172,8 @@ static inline void mn_process_set(void *process) { mn_process = process; }
 static inline void *mn_table_get(int32_t fd) {
   return (uint32_t)fd < mn_table_length ? __atomic_load_n(&mn_table[fd], __ATOMIC_ACQUIRE) : NULL;
 }
+/// Of a descriptor that the trampoline has just found in the table (another thread may close it meanwhile).
+static inline uintptr_t mn_table_at(int32_t fd) { return (uintptr_t)__atomic_load_n(&mn_table[fd], __ATOMIC_ACQUIRE); }
 static inline bool mn_table_is_internal(int32_t fd) { return mn_table_get(fd) == MN_TABLE_INTERNAL; }
 static inline bool mn_table_set(int32_t fd, void *entry) {
   if ((uint32_t)fd >= mn_table_length) return false;
@@ -183,10 +190,19 @@ static inline void mn_watched_add(int32_t change) { __atomic_fetch_add(&mn_watch
 
 // ------------------------------------------------------------------------------------------------- the real calls
 
+/// The long ways, for the short ones to fall back on.
+int64_t mn_slow_sendto(int32_t fd, const void *data, size_t size, int32_t flags, const void *address, uint32_t length);
+int64_t mn_slow_recvfrom(int32_t fd, void *data, size_t size, int32_t flags, void *address, uint32_t *length);
+
 int32_t mn_get_errno(void);
 void mn_set_errno(int32_t value);
 /// This thread's kernel id, cached in initial-exec TLS.
-uint32_t mn_thread_id(void);
+extern MN_HIDDEN __thread uint32_t mn_thread_id_known __attribute__((tls_model("initial-exec")));
+uint32_t mn_thread_id_ask(void);
+static inline uint32_t mn_thread_id(void) {
+  uint32_t known = mn_thread_id_known;
+  return __builtin_expect(known != 0, 1) ? known : mn_thread_id_ask();
+}
 void mn_thread_id_forget(void);
 /// Whether this thread is at the process's lock (or waits for it): what interrupts it must not wait.
 bool mn_thread_is_inside(void);
@@ -262,7 +278,7 @@ const char *mn_environment(const char *name);
 void mn_program_names(char *executable, char *called);
 
 /// Copies payload; memcpy of libc (an ifunc, resolved eagerly by -z now).
-void mn_copy(void *to, const void *from, size_t size);
+static inline void mn_copy(void *to, const void *from, size_t size) { __builtin_memcpy(to, from, size); }
 
 /// One line to stderr when `level` is enabled by MACHNET_LOG (1 error, 2 info, 3 debug); async-signal-safe.
 void mn_log(int32_t level, const char *text, int64_t a, int64_t b);

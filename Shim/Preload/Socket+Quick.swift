@@ -1,0 +1,205 @@
+public import CMachnetABI
+public import CTrampoline
+import ShimChannel
+
+/// Where a socket's last datagram went by a ring, and what was so then: while all of it is still so, the next one may go
+/// there without being classified. Read and written under the endpoint's `tx_lock`.
+@safe
+struct Plan {
+  /// mn_flow_key of the destination, with the rules' generation; 0: none.
+  var key: UInt64 = 0
+  /// The peer is the destination: what `key` is for a call without a name.
+  var isPeer = false
+  /// `Directory.departures` before the destination was looked up.
+  var departures: UInt32 = 0
+  /// MN_SOCKET_* of the endpoint.
+  var state: UInt32 = 0
+  /// Peer port, segment, time to live, type of service, and whether these two are set: eight bytes of `mn_endpoint`.
+  var options: UInt64 = 0
+  /// Words 0 (but for the length), 1 and 5 of the record (`mn_record`).
+  var kind: UInt64 = 0
+  var ports: UInt64 = 0
+  var remote: UInt64 = 0
+  /// The ready bit, where it stands, and the word in which the home engine says that it sleeps.
+  var readyBit: UInt64 = 0
+  var ready: UnsafeMutableRawPointer? = nil
+  var sleeping: UnsafeMutableRawPointer? = nil
+}
+
+/// The short ways of what programs do most: one buffer to where the last datagram went, one buffer from a ring that has
+/// something. Whatever is not as usual is found before anything is changed, and goes the long way (`Socket.send`,
+/// `Socket.receive`), which is the definition of what a call does.
+extension Socket {
+  /// The long way has just put a datagram to `destination` into the ring.
+  ///
+  /// - Parameters:
+  ///   - departures: of the directory, read before the destination was looked up.
+  ///   - attachments: of the socket, read before the directory.
+  static func plan(
+    _ socket: SocketPointer, _ directory: Directory, _ destination: Name, _ departures: UInt32, _ attachments: UInt32
+  ) {
+    unsafe socket.pointee.head.quick = 1
+    let endpoint = unsafe socket.pointee.endpoint.unsafelyUnwrapped
+    let channel = unsafe socket.pointee.channel.unsafelyUnwrapped
+    let home = unsafe socket.pointee.home
+    let index = unsafe socket.pointee.index
+    let lock = unsafe word(socket, Int(MN_OFFSET_ENDPOINT_TX_LOCK))
+    guard unsafe Lock.acquire(lock) else { return }
+    defer { unsafe Lock.release(lock) }
+    let state = unsafe flags(socket)
+    let options = unsafe mn_load_relaxed_u64(word(socket, Int(MN_OFFSET_ENDPOINT_PEER_PORT)))
+    // Time to live and type of service stated, as by every attachment; no segments; fragments allowed; open.
+    guard UInt16(truncatingIfNeeded: options >> 16) == 0, options >> 48 == 0x0101,
+      unsafe endpoint.pointee.mtu_discover != UInt32(MN_IP_PMTUDISC_DO), state & UInt32(MN_SOCKET_SHUTDOWN_WRITE) == 0
+    else {
+      unsafe socket.pointee.plan.key = 0
+      return
+    }
+    let flags = unsafe UInt64(socket.pointee.cachedFlags) | UInt64(MN_RECORD_TTL | MN_RECORD_TOS)
+    unsafe socket.pointee.plan = Plan(
+      key: mn_flow_key(
+        socket.pointee.head.family, destination.port.bigEndian, destination.address.bigEndian,
+        mn_rules_as_now(socket.pointee.cachedGeneration)),
+      isPeer: peer(socket) == destination, departures: departures, state: state, options: options,
+      kind: UInt64(MN_RECORD_DATAGRAM) << 32 | flags << 48,
+      ports: UInt64(destination.port) | (options >> 32 & 0xffff) << 48,
+      remote: UInt64(UInt32(0xffff).bigEndian) | UInt64(destination.address.bigEndian) << 32,
+      readyBit: 1 << UInt64(index & 63),
+      ready: channel.pointee.base + Int(MN_CHANNEL_READY) + Int(home) * 64 + Int(index >> 6) * 8,
+      sleeping: directory.engineWord(home))
+    // Another thread showed the socket to a new daemon meanwhile, or is about to: what was noted may be the old one's.
+    mn_fence()
+    if unsafe attachments & 1 != 0 || mn_load_relaxed_u32(&socket.pointee.attachments) != attachments {
+      unsafe socket.pointee.plan.key = 0
+    }
+  }
+
+  /// - Returns: false when it has to go the long way; nothing has happened then.
+  @inline(__always)
+  fileprivate static func sendQuickly(
+    _ socket: SocketPointer, _ data: UnsafeRawPointer, _ size: Int, _ flags: Int32, _ address: UnsafeRawPointer?, _ length: UInt32
+  ) -> Bool {
+    guard flags & ~Int32(MN_MSG_DONTWAIT | MN_MSG_NOSIGNAL) == 0, UInt(bitPattern: size) <= UInt(MN_DATAGRAM_MAX)
+    else { return false }
+    let block = UnsafeMutableRawPointer(unsafe socket.pointee.endpoint.unsafelyUnwrapped)
+    let process = unsafe process.unsafelyUnwrapped
+    let directory = unsafe process.pointee.directory.unsafelyUnwrapped
+    guard unsafe mn_compare_exchange_u32(block + Int(MN_OFFSET_ENDPOINT_TX_LOCK), 0, mn_thread_id()) else { return false }
+    var isPlanned = unsafe !socket.pointee.engineLost && mn_load_relaxed_u64(&process.pointee.departedUntil) == 0
+      && socket.pointee.plan.departures == directory.departures
+      && socket.pointee.plan.state == mn_load_relaxed_u32(block + Int(MN_OFFSET_ENDPOINT_FLAGS))
+      && socket.pointee.plan.options == mn_load_relaxed_u64(block + Int(MN_OFFSET_ENDPOINT_PEER_PORT))
+      && mn_load_relaxed_u32(block + Int(MN_OFFSET_ENDPOINT_ERROR)) == 0
+    if let address = unsafe address {
+      isPlanned = unsafe isPlanned && length == 16
+        && socket.pointee.plan.key == address.loadUnaligned(as: UInt64.self) ^ UInt64(mn_rules_now())
+    } else {
+      // The port is in `options`, that it is connected in `state`; the family is the socket's.
+      isPlanned = unsafe isPlanned && socket.pointee.plan.isPeer
+        && UInt32(truncatingIfNeeded: socket.pointee.plan.key >> 32) == mn_load_relaxed_u32(block + Int(MN_OFFSET_ENDPOINT_PEER_ADDRESS))
+        && UInt16(truncatingIfNeeded: socket.pointee.plan.key) == UInt16(truncatingIfNeeded: socket.pointee.head.family) ^ mn_rules_now()
+    }
+    guard isPlanned, let (record, next) = unsafe socket.pointee.writer.pointee.reserveAhead(size) else {
+      unsafe Lock.release(block + Int(MN_OFFSET_ENDPOINT_TX_LOCK))
+      return false
+    }
+    let header = unsafe record.base
+    unsafe header.storeBytes(of: socket.pointee.plan.kind | UInt64(size), as: UInt64.self)
+    unsafe header.storeBytes(of: socket.pointee.plan.ports, toByteOffset: 8, as: UInt64.self)
+    unsafe header.storeBytes(of: 0, toByteOffset: 32, as: UInt64.self)
+    unsafe header.storeBytes(of: socket.pointee.plan.remote, toByteOffset: 40, as: UInt64.self)
+    unsafe mn_copy(record.payload, data, size)
+    unsafe socket.pointee.writer.pointee.publishAhead(next)
+    let ready = unsafe socket.pointee.plan.ready.unsafelyUnwrapped
+    let bit = unsafe socket.pointee.plan.readyBit
+    let sleeping = unsafe socket.pointee.plan.sleeping.unsafelyUnwrapped
+    unsafe Lock.release(block + Int(MN_OFFSET_ENDPOINT_TX_LOCK))
+    if unsafe process.pointee.senders[process.pointee.senderNext & 3] != socket { unsafe noteSenderAloud(socket, process) }
+    // As `ring`: the published tail comes before both looks.
+    mn_fence()
+    if unsafe mn_load_relaxed_u64(ready) & bit == 0 || mn_load_relaxed_u32(sleeping) != 0 { unsafe ringAloud(socket, directory) }
+    return true
+  }
+
+  @inline(never)
+  private static func noteSenderAloud(_ socket: SocketPointer, _ process: ProcessPointer) { unsafe noteSender(socket, process) }
+
+  @inline(never)
+  private static func ringAloud(_ socket: SocketPointer, _ directory: Directory) { unsafe ring(socket, directory) }
+
+  /// - Returns: the datagram's size; -1 when the call has to go the long way: nothing has happened then.
+  @inline(__always)
+  fileprivate static func receiveQuickly(
+    _ socket: SocketPointer, _ data: UnsafeMutableRawPointer, _ size: Int, _ flags: Int32, _ address: UnsafeMutableRawPointer?,
+    _ length: UnsafeMutablePointer<UInt32>?
+  ) -> Int {
+    let turn = unsafe socket.pointee.turn &+ 1
+    guard flags & ~Int32(MN_MSG_DONTWAIT) == 0, size >= 0, turn & (shadowEvery &- 1) != 0
+    else { return -1 }
+    if unsafe address != nil, unsafe length == nil || Int32(bitPattern: length.unsafelyUnwrapped.pointee) < 0 { return -1 }
+    let block = UnsafeMutableRawPointer(unsafe socket.pointee.endpoint.unsafelyUnwrapped)
+    if unsafe mn_load_relaxed_u32(block + Int(MN_OFFSET_ENDPOINT_ERROR)) != 0 { return -1 }
+    var engine = unsafe socket.pointee.firstReader
+    if unsafe engine >= Int(truncatingIfNeeded: socket.pointee.channel.unsafelyUnwrapped.pointee.engineCount) { engine = 0 }
+    guard unsafe mn_compare_exchange_u32(block + Int(MN_OFFSET_ENDPOINT_RX_LOCK), 0, mn_thread_id()) else { return -1 }
+    let reader = unsafe socket.pointee.readers + engine
+    guard let (record, next) = unsafe reader.pointee.peekAhead() else {
+      unsafe Lock.release(block + Int(MN_OFFSET_ENDPOINT_RX_LOCK))
+      return -1
+    }
+    let taken = min(size, record.length)
+    unsafe mn_copy(data, record.payload, taken)
+    let header = unsafe record.header
+    unsafe socket.pointee.stamp = header.pointee.timestamp
+    if unsafe header.pointee.flags & UInt16(MN_RECORD_CHARGED) != 0 {
+      unsafe reader.pointee.take(charge: mn_charge(UInt32(truncatingIfNeeded: record.length)))
+    }
+    if unsafe address != nil { unsafe storeSender(socket, record, address, length) }
+    unsafe reader.pointee.publishAhead(next)
+    unsafe Lock.release(block + Int(MN_OFFSET_ENDPOINT_RX_LOCK))
+    unsafe socket.pointee.turn = turn
+    unsafe socket.pointee.firstReader = engine &+ 1
+    return taken
+  }
+
+  @inline(never)
+  private static func storeSender(
+    _ socket: SocketPointer, _ record: Record, _ address: UnsafeMutableRawPointer?, _ length: UnsafeMutablePointer<UInt32>?
+  ) {
+    let header = unsafe record.header
+    unsafe Name(mapped: header.pointee.remote, port: header.pointee.remote_port)
+      .store(address, length, domain: socket.pointee.domain)
+  }
+}
+
+/// The entry of a descriptor that a trampoline has just found to be a socket; another thread may have closed it since.
+@inline(__always)
+private func quickSocket(_ fd: Int32) -> SocketPointer? {
+  let entry = mn_table_at(fd)
+  guard entry > 1, let socket = unsafe SocketPointer(bitPattern: entry),
+    unsafe mn_load_acquire_u32(&socket.pointee.head.receive) == UInt32(MN_RECEIVE_LOOK)
+  else { return nil }
+  return unsafe socket
+}
+
+/// sendto(2) on a socket whose last datagram went to a ring.
+@c(mn_quick_sendto)
+public func quickSendTo(
+  _ fd: Int32, _ data: UnsafeRawPointer, _ size: Int, _ flags: Int32, _ address: UnsafeRawPointer?, _ length: UInt32
+) -> Int {
+  if let socket = unsafe quickSocket(fd), unsafe Socket.sendQuickly(socket, data, size, flags, address, length) { return size }
+  return unsafe Int(mn_slow_sendto(fd, data, size, flags, address, length))
+}
+
+/// recvfrom(2) on a socket whose last datagram came by a ring.
+@c(mn_quick_recvfrom)
+public func quickReceiveFrom(
+  _ fd: Int32, _ data: UnsafeMutableRawPointer, _ size: Int, _ flags: Int32, _ address: UnsafeMutableRawPointer?,
+  _ length: UnsafeMutablePointer<UInt32>?
+) -> Int {
+  if let socket = unsafe quickSocket(fd) {
+    let taken = unsafe Socket.receiveQuickly(socket, data, size, flags, address, length)
+    if taken >= 0 { return taken }
+  }
+  return unsafe Int(mn_slow_recvfrom(fd, data, size, flags, address, length))
+}
