@@ -32,8 +32,8 @@ let optimized: [SwiftSetting] =
 let embedded: [SwiftSetting] =
   strict + [
     .enableExperimentalFeature("Embedded"),
-    .unsafeFlags(["-wmo", "-Osize"], .when(configuration: .debug)),
-    .unsafeFlags(["-wmo"], .when(configuration: .release)),
+    // Small; what programs call most is marked @_optimize(speed).
+    .unsafeFlags(["-wmo", "-Osize"]),
     .unsafeFlags(["-Xfrontend", "-function-sections"]),
     .define("MACHNET_EMBEDDED"),
   ]

@@ -183,7 +183,7 @@ private func quickSocket(_ fd: Int32) -> SocketPointer? {
 }
 
 /// sendto(2) on a socket whose last datagram went to a ring.
-@c(mn_quick_sendto)
+@c(mn_quick_sendto) @_optimize(speed)
 public func quickSendTo(
   _ fd: Int32, _ data: UnsafeRawPointer, _ size: Int, _ flags: Int32, _ address: UnsafeRawPointer?, _ length: UInt32
 ) -> Int {
@@ -192,7 +192,7 @@ public func quickSendTo(
 }
 
 /// recvfrom(2) on a socket whose last datagram came by a ring.
-@c(mn_quick_recvfrom)
+@c(mn_quick_recvfrom) @_optimize(speed)
 public func quickReceiveFrom(
   _ fd: Int32, _ data: UnsafeMutableRawPointer, _ size: Int, _ flags: Int32, _ address: UnsafeMutableRawPointer?,
   _ length: UnsafeMutablePointer<UInt32>?

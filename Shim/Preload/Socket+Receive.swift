@@ -40,6 +40,7 @@ extension Socket {
   ///
   /// - Parameter mayWait: false makes a blocking socket answer EAGAIN (the later datagrams of recvmmsg).
   /// - Returns: as recvmsg(2), errno set on -1.
+  @_optimize(speed)
   static func receive(_ socket: SocketPointer, _ call: ReceiveCall, mayWait: Bool = true) -> Int {
     guard call.flags & Int32(MN_MSG_ERRQUEUE) == 0 else { return call.onShadow() }
     if unsafe socket.pointee.endpoint == nil {

@@ -93,6 +93,7 @@ extension Socket {
   ///
   /// - Parameter ring: whether to ring the engine's doorbell; a batch rings once, at its end.
   /// - Returns: as sendmsg(2), errno set on -1.
+  @_optimize(speed)
   static func send(_ socket: SocketPointer, _ call: inout SendCall, bell ring: Bool = true) -> Int {
     guard let process = unsafe process, call.flags & kernelsFlags == 0, unsafe !socket.pointee.corked
     else { return unsafe sendByKernel(socket, call) }
