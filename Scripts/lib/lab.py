@@ -257,7 +257,9 @@ class Lab:
         for end, address in zip(ends, addresses):
             if address:
                 self.ip("-n", end, "addr", "add", address + "/24", "dev", "veth0")
-            self.ip("-n", end, "link", "set", "veth0", "up")
+            # A link-local IPv6 address comes when it likes; where it is the only one, getaddrinfo(3) makes IPv4 addresses
+            # v4-mapped ones, which not every program takes.
+            self.ip("-n", end, "link", "set", "veth0", "addrgenmode", "none", "up")
         return ends
 
     def whole_frames(self, namespace):

@@ -212,7 +212,9 @@ final class Bench {
     try command(["ip", "-n", ends[0], "link", "add", "veth0", "type", "veth", "peer", "name", "veth0", "netns", ends[1]])
     for (end, address) in zip(ends, [server, client]) {
       if let address { try command(["ip", "-n", end, "addr", "add", "\(address)/24", "dev", "veth0"]) }
-      try command(["ip", "-n", end, "link", "set", "veth0", "up"])
+      // No link-local IPv6 address, which comes when it likes: where it is the only one, getaddrinfo(3) makes IPv4 addresses
+      // v4-mapped ones (AI_ADDRCONFIG), and dnsperf refuses them.
+      try command(["ip", "-n", end, "link", "set", "veth0", "addrgenmode", "none", "up"])
     }
     return (ends[0], ends[1])
   }

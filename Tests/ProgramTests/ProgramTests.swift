@@ -123,8 +123,7 @@ extension OneAtATime {
         let port = Bench.freshPort()
         let (server, queries) = try bench.nsd(port)
         let load = try bench.client(
-          // (A link-local IPv6 address may or may not be there yet; with one, dnsperf would take an IPv6-only socket.)
-          "dnsperf", "-f", "inet", "-s", bench.address, "-p", "\(port)", "-d", queries, "-l", "1", "-q", "16", "-c", "4"
+          "dnsperf", "-s", bench.address, "-p", "\(port)", "-d", queries, "-l", "1", "-q", "16", "-c", "4"
         ).wait(seconds: 30)
         #expect(load.status == 0, "\(load.output)\(load.errors)")
         let completed = try load.output.number(after: #"Queries completed: +"#)
