@@ -180,3 +180,12 @@ let package = Package(
   ],
   swiftLanguageModes: [.v6]
 )
+
+// libFuzzer brings its own `main`, so that this target exists only where Scripts/fuzz builds with it.
+if Context.environment["MACHNET_FUZZ"] != nil {
+  package.targets.append(
+    .executableTarget(
+      name: "fuzz-packets", dependencies: ["MachnetMemory", "MachnetTransport", "MachnetWire"], path: "Tests/Fuzz",
+      exclude: ["corpus.py"],
+      swiftSettings: optimized + [.unsafeFlags(["-parse-as-library"])]))
+}

@@ -9,7 +9,7 @@ struct Simulate: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "machnet-simulate",
     abstract: "Runs the machnet transport in simulated networks, in virtual time.",
-    subcommands: [SetUp.self, Goodput.self, Incast.self, Swarm.self, Daemons.self])
+    subcommands: [SetUp.self, Goodput.self, Incast.self, Swarm.self, Daemons.self, Cost.self])
 }
 
 struct Seed: ParsableArguments {
@@ -184,5 +184,26 @@ struct Daemons: ParsableCommand {
         + "\(sums.time / 1_000_000_000) virtual seconds")
     print("\(seeds - failed) passed, \(failed) failed")
     if failed > 0 { throw ExitCode.failure }
+  }
+}
+
+struct Cost: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Two engines and messages between them, for Scripts/engine-cost to count instructions in.")
+  @Option(name: .long, help: "udp or machnet.", transform: { text in
+    guard ["udp", "machnet"].contains(text) else { throw ValidationError("'\(text)' is neither udp nor machnet") }
+    return text
+  })
+  var transport = "machnet"
+  @Option(name: .long, help: "Rounds, in which either engine works once.") var rounds = 1000
+  @Option(name: .long, help: "Messages before each round.") var burst = 32
+  @Option(name: .long, help: "Bytes of a message.") var size = 64
+
+  func run() {
+    let it = EngineCost(size: size, machnet: transport == "machnet")
+    it.run(rounds: rounds, burst: burst)
+    // What is still on its way, and acknowledgements.
+    it.run(rounds: 100, burst: 0)
+    print("delivered=\(it.delivered)")
   }
 }
