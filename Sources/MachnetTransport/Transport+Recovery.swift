@@ -59,7 +59,7 @@ extension Transport {
       sessions[slot].probeSent = false
       sessions[slot].congestion.acknowledged(
         newly, rtt: sessions[slot].latestRTT, minimum: sessions[slot].minimumRTT, now: now)
-      makeReady(slot)
+      if hasMore(slot) { makeReady(slot) }
     }
     if packet.sackWords != 0 || sessions[slot].lossAt != 0 { detectLoss(slot, now) }
     if sessions[slot].inFlight != 0 || sessions[slot].lost != 0 { arm(slot, timeoutAt(slot)) }

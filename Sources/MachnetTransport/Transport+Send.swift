@@ -150,7 +150,7 @@ extension Transport {
     while readyHead != readyTail {
       let slot = ready[readyHead & mask]
       let transmission = emit(slot, bytes, now)
-      // Who sent something may have more, and waits for its turn; who did not has nothing.
+      // Who sent something may have more, and waits for its turn; who did not has nothing, or may not send it now.
       readyHead &+= 1
       sessions[slot].isReady = false
       if sessions[slot].state == .free {
@@ -159,12 +159,19 @@ extension Transport {
         continue
       }
       if let transmission {
-        makeReady(slot)
+        if hasMore(slot) { makeReady(slot) }
         count(.packetsSent)
         return transmission
       }
     }
     return nil
+  }
+
+  /// Whether a session has something to send, if it may.
+  @inline(__always) @_noLocks
+  func hasMore(_ slot: UInt32) -> Bool {
+    sessions[slot].nextNumber != sessions[slot].staged || sessions[slot].lost != 0 || sessions[slot].ackNow
+      || sessions[slot].pingNext || sessions[slot].wantsProbe || sessions[slot].state != .open
   }
 
   @inline(__always) @_noLocks
