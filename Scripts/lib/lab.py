@@ -140,14 +140,14 @@ class Daemon:
     """A machnetd with a generated config."""
 
     def __init__(self, lab, name, flows, engine_cpus, interface=None, namespace=None, polling="adaptive", extra="",
-                 transport="udp"):
+                 transport="udp", queues=1):
         self.lab, self.namespace = lab, namespace
         self.config = os.path.join(lab.directory, name + ".yaml")
         self.socket = os.path.join(lab.directory, name + ".sock")
         lines = []
         if interface:
             lines += ["interfaces:", f"  - name: {name}", f"    address: {interface['address']}/24",
-                      f"    device: {{ vdev: \"{interface['vdev']}\" }}", "    queues: 1"]
+                      f"    device: {{ vdev: \"{interface['vdev']}\" }}", f"    queues: {queues}"]
         lines += ["engine:", f"  cpus: [{', '.join(map(str, engine_cpus))}]", f"  polling: {polling}"]
         lines += [extra] if extra else []
         lines += [f"control: {{ socket: {self.socket} }}", "flows:"]

@@ -90,6 +90,7 @@ extension ControlServer {
     StatusReport.SessionStatus(
       local: "\(IPv4Address(session.localAddress))", remote: "\(IPv4Address(session.remoteAddress))",
       remoteEngine: Int(session.remoteEngine), state: session.isOpen ? "open" : "opening",
+      setUpMicroseconds: session.setUpTime == 0 ? nil : Double(session.setUpTime) / 1000,
       smoothedRttMicroseconds: Double(session.smoothedRTT) / 1000,
       minimumRttMicroseconds: Double(session.minimumRTT) / 1000, congestionWindow: session.congestionWindow,
       inFlight: session.inFlight, packetsSent: session.packetsSent, packetsReceived: session.packetsReceived,

@@ -52,6 +52,8 @@ public struct StatusReport: Codable, Sendable {
     public var remoteEngine: Int
     /// open or opening
     public var state: String
+    /// From the first SYN on; nil where the peer opened it.
+    public var setUpMicroseconds: Double?
     /// Round trips; 0: not measured yet.
     public var smoothedRttMicroseconds, minimumRttMicroseconds: Double
     /// Packets.

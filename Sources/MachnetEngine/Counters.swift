@@ -83,6 +83,8 @@ public struct SessionStatus: Sendable {
   public var remoteAddress: UInt32
   public var remoteEngine: UInt8
   public var isOpen: Bool
+  /// How long it took to open, ns; 0: it is not open yet, or the peer opened it.
+  public var setUpTime: UInt64
   /// ns; 0: not measured yet.
   public var smoothedRTT: UInt64
   public var minimumRTT: UInt64

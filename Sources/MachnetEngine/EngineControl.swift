@@ -273,13 +273,13 @@ public final class EngineControl: @unchecked Sendable {
       let block = Mailbox.sessions + index * Mailbox.sessionStride
       let addresses = mailbox.load(block)
       if addresses == 0 { break }
-      let words = (1...7).map { mailbox.load(block + $0 * 8) }
+      let words = (1...8).map { mailbox.load(block + $0 * 8) }
       guard mailbox.load(block) == addresses else { continue }
       found.append(
         SessionStatus(
           port: Int(words[0] >> 32), localAddress: UInt32(addresses >> 32),
           remoteAddress: UInt32(truncatingIfNeeded: addresses), remoteEngine: UInt8(truncatingIfNeeded: words[0] >> 8),
-          isOpen: words[0] & 1 != 0, smoothedRTT: words[1], minimumRTT: words[2],
+          isOpen: words[0] & 1 != 0, setUpTime: words[7], smoothedRTT: words[1], minimumRTT: words[2],
           congestionWindow: Double(words[3] >> 32) / 1000, inFlight: Int(UInt32(truncatingIfNeeded: words[3])),
           packetsSent: words[4], packetsReceived: words[5], retransmissions: words[6]))
     }

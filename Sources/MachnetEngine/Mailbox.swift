@@ -74,7 +74,7 @@ struct Mailbox: @unchecked Sendable {
   static let sums = transport + 64 * 8
   static let sessions = sums + 64 * 8
   static let size = sessions + EngineLimits.shownSessions * sessionStride
-  static let sessionStride = 64
+  static let sessionStride = 72
 
   /// Drops that are counted per endpoint: `receiveRingFull`...`peerPaused`, after its four counters.
   static var endpointDropFirst: Int { DropReason.receiveRingFull.ordinal }
@@ -206,7 +206,7 @@ struct Mailbox: @unchecked Sendable {
       mac: what & 0xFFFF_FFFF_FFFF, isForUs: what >> 48 != 0)
   }
 
-  // MARK: The transport, as others see it: sums over the ports, and a block of eight words per session.
+  // MARK: The transport, as others see it: sums over the ports, and a block of nine words per session.
 
   @_noLocks
   func beginTransport() {
@@ -238,6 +238,7 @@ struct Mailbox: @unchecked Sendable {
     store(block + 40, it.packetsSent)
     store(block + 48, it.packetsReceived)
     store(block + 56, it.retransmissions)
+    store(block + 64, it.setUpTime)
     store(block, UInt64(it.localAddress) << 32 | UInt64(it.remoteAddress))
   }
 

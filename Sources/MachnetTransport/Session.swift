@@ -84,6 +84,8 @@ struct Session: BitwiseCopyable {
 
   // Opening.
   var openedAt: UInt64
+  /// From the first SYN to the first word of the peer's that it has the session, ns; 0 at the answering side.
+  var setUpTime: UInt64
   var waveAt: UInt64
   var waveInterval: UInt64
   var waveLeft: UInt16

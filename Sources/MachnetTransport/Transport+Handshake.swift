@@ -140,7 +140,7 @@ extension Transport {
       state: .free, isClient: false, isReady: false, remoteEngine: 0, remoteEngines: 0, localAddress: local,
       remoteAddress: remote, localTag: 0, remoteTag: 0, remoteEpoch: 0, ports: PortPair(source: 0, destination: 0),
       datagramMax: UInt16(truncatingIfNeeded: size), piece: UInt16(truncatingIfNeeded: pieceLength(datagramMax)),
-      remotePiece: 0, next: none, generation: 0, openedAt: now, waveAt: 0, waveInterval: 0, waveLeft: 0, sprayed: 0,
+      remotePiece: 0, next: none, generation: 0, openedAt: now, setUpTime: 0, waveAt: 0, waveInterval: 0, waveLeft: 0, sprayed: 0,
       confirmPorts: PortPair(source: 0, destination: 0), cookie: 0, cookieTime: 0, base: first, nextNumber: first,
       staged: first, inFlight: 0, lost: 0, lostHint: first,
       peerWindow: UInt32(Transport.windowMax), nextMessage: 0 &- 64, pendingMessages: 0, nextWord: 1, latestWord: 0, smoothedRTT: 0, varianceRTT: 0,
@@ -266,6 +266,7 @@ extension Transport {
   @_noLocks
   mutating func confirmed(_ slot: UInt32, now: UInt64) {
     sessions[slot].state = .open
+    sessions[slot].setUpTime = now &- sessions[slot].openedAt
     sessions[slot].heardAt = now
     sessions[slot].messageAt = now
     count(.sessionsOpened)

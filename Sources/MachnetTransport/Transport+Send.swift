@@ -358,6 +358,7 @@ extension Transport {
     public var remoteAddress: UInt32
     public var remoteEngine: UInt8
     public var isOpen: Bool
+    public var setUpTime: UInt64
     public var smoothedRTT: UInt64
     public var minimumRTT: UInt64
     public var congestionWindow: Double
@@ -382,7 +383,7 @@ extension Transport {
     if it.state == .free { return nil }
     return SessionSnapshot(
       localAddress: it.localAddress, remoteAddress: it.remoteAddress, remoteEngine: it.remoteEngine,
-      isOpen: it.state == .open, smoothedRTT: it.smoothedRTT, minimumRTT: it.minimumRTT == .max ? 0 : it.minimumRTT,
+      isOpen: it.state == .open, setUpTime: it.setUpTime, smoothedRTT: it.smoothedRTT, minimumRTT: it.minimumRTT == .max ? 0 : it.minimumRTT,
       congestionWindow: it.congestion.window, inFlight: Int(it.inFlight), packetsSent: it.sentPackets,
       packetsReceived: it.receivedPackets, retransmissions: it.retransmissions)
   }

@@ -72,10 +72,11 @@ func readable(_ report: StatusReport) -> String {
     parts.append(
       table(
         "SESSIONS",
-        ["ENGINE>", "LOCAL", "REMOTE", "THERE>", "STATE", "RTT us>", "LEAST us>", "CWND>", "IN FLIGHT>", "SENT>", "RECEIVED>", "AGAIN>"],
+        ["ENGINE>", "LOCAL", "REMOTE", "THERE>", "STATE", "SET UP us>", "RTT us>", "LEAST us>", "CWND>", "IN FLIGHT>", "SENT>", "RECEIVED>", "AGAIN>"],
         sessions.map { engine, session in
           [
             "\(engine)", session.local, session.remote, "\(session.remoteEngine)", session.state,
+            session.setUpMicroseconds.map(tenths) ?? "-",
             tenths(session.smoothedRttMicroseconds), tenths(session.minimumRttMicroseconds), tenths(session.congestionWindow),
             "\(session.inFlight)", "\(session.packetsSent)", "\(session.packetsReceived)", "\(session.retransmissions)",
           ]
