@@ -122,6 +122,11 @@ public struct Config: Sendable, Equatable {
     public var targetDelayMicroseconds = 100
     /// Of an engine and interface, a power of two, 2...16384.
     public var sessions = 1024
+    /// Of an engine and interface: packets that are on their way or about to be, each of an MTU, 64...65536.
+    public var packets = 8192
+    /// Of an engine and interface: messages in several packets that are being put together, of 64 KiB each, 8...4096; a
+    /// session has a quarter of them at most.
+    public var assemblies = 256
     /// How long a message waits for a remote socket that has no room, 0...10,000.
     public var pauseMilliseconds = 250
   }

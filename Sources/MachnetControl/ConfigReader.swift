@@ -215,7 +215,8 @@ package struct ConfigReader {
   private mutating func transport(_ node: Node?) -> Config.Transport {
     var transport = Config.Transport()
     let fields = mapping(
-      node, "the section 'transport'", keys: ["ports", "target-delay-us", "sessions", "pause-ms"], mayBeNull: true)
+      node, "the section 'transport'", keys: ["ports", "target-delay-us", "sessions", "packets", "assemblies", "pause-ms"],
+      mayBeNull: true)
     transport.ports =
       text(fields["ports"], "16 or more UDP ports from 1024 on, such as 62000-62255") {
         let ends = $0.split(separator: "-", omittingEmptySubsequences: false)
@@ -230,6 +231,8 @@ package struct ConfigReader {
       text(fields["sessions"], "a power of two from 2 to 16384") {
         decimal($0[...], in: 2...16384).flatMap { $0 & ($0 - 1) == 0 ? $0 : nil }
       } ?? transport.sessions
+    transport.packets = integer(fields["packets"], 64...65536, "packets") ?? transport.packets
+    transport.assemblies = integer(fields["assemblies"], 8...4096, "messages") ?? transport.assemblies
     transport.pauseMilliseconds =
       integer(fields["pause-ms"], 0...10_000, "milliseconds") ?? transport.pauseMilliseconds
     return transport

@@ -159,12 +159,28 @@ extension Core {
     if sender != 0 {
       learn(sender, mac, create: isForUs && isOnLink, port)
       if siblingCount != 0 {
-        mailbox.tell(Heard(interface: ports[port].address, address: sender, mac: mac, isForUs: isForUs && isOnLink))
+        mailbox.tell(
+          Heard(
+            interface: ports[port].address, address: sender, detail: mac,
+            kind: isForUs && isOnLink ? .neighbourForUs : .neighbour))
       }
     }
     if isForUs && packet.operation == ARPPacket.request {
       emitARP(port, ARPPacket.reply, to: mac, targetHardware: mac, targetProtocol: sender)
       mailbox.count(.arpRepliesSent)
+    }
+  }
+
+  @_noLocks
+  private mutating func learn(_ said: Heard, _ port: UInt32) {
+    switch said.kind {
+    case .neighbour, .neighbourForUs:
+      learn(said.address, said.detail, create: said.kind == .neighbourForUs, port)
+    case .unreachable:
+      takeUnreachable(
+        to: said.address,
+        PortPair(
+          source: UInt16(truncatingIfNeeded: said.detail >> 16), destination: UInt16(truncatingIfNeeded: said.detail)), port)
     }
   }
 
@@ -176,7 +192,7 @@ extension Core {
     showNeighbour(port, entry)
   }
 
-  /// Whether ARP packets have said something to the daemon's other engines.
+  /// Whether they have said something to the daemon's other engines.
   @_noLocks
   func hasNews() -> Bool {
     var index = 0
@@ -187,7 +203,7 @@ extension Core {
     return false
   }
 
-  /// Learns what ARP packets have said to the daemon's other engines.
+  /// Learns what ARP packets and ICMP messages have said to the daemon's other engines.
   @_noLocks
   mutating func hearSiblings() {
     var index = 0
@@ -206,7 +222,7 @@ extension Core {
       if let said = siblings[index].mailbox.heard(number) {
         var port: UInt32 = 0
         while Int(port) < portCount {
-          if ports[port].address == said.interface { learn(said.address, said.mac, create: said.isForUs, port) }
+          if ports[port].address == said.interface { learn(said, port) }
           port &+= 1
         }
       }
@@ -276,10 +292,15 @@ extension Core {
     let error = Core.error(ofUnreachable: message.code)
     if error == 0 { return }
     if transports[port].owns(port: quoted.sourcePort) {
-      if error == 111 {
-        transports[port].unreachable(
-          localAddress: quoted.source, remoteAddress: quoted.destination,
-          ports: PortPair(source: quoted.sourcePort, destination: quoted.destinationPort), now: now)
+      if error != 111 { return }
+      takeUnreachable(
+        to: quoted.destination, PortPair(source: quoted.sourcePort, destination: quoted.destinationPort), port)
+      // The packet may have been another engine's: RSS does not know to which flow an ICMP message belongs.
+      if siblingCount != 0 && mayTellUnreachable() {
+        mailbox.tell(
+          Heard(
+            interface: ports[port].address, address: quoted.destination,
+            detail: UInt64(quoted.sourcePort) << 16 | UInt64(quoted.destinationPort), kind: .unreachable))
       }
       return
     }
@@ -287,6 +308,12 @@ extension Core {
     let slot = demultiplexer.exact(
       Demultiplexer.wire, quoted.source, quoted.sourcePort, quoted.destination, quoted.destinationPort, endpoints)
     if slot != none { report(error: error, to: slot) }
+  }
+
+  /// Nobody listens at the ports of a packet that an engine of ours sent for a session.
+  @_noLocks
+  private mutating func takeUnreachable(to address: UInt32, _ pair: PortPair, _ port: UInt32) {
+    transports[port].unreachable(localAddress: ports[port].address, remoteAddress: address, ports: pair, now: now)
   }
 
   /// The errno value of an unreachable code, or 0 for those that the kernel deems transient (RFC 1122, 3.2.2.1).

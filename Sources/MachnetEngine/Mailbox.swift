@@ -10,7 +10,7 @@ enum EngineLimits {
   static let commands = 1_024
   static let faults = 256
   static let neighbours = 512
-  /// ARP packets that the daemon's other engines have not heard of yet; those behind miss some.
+  /// ARP packets and ICMP messages that the daemon's other engines have not heard of yet; those behind miss some.
   static let heard = 256
   /// Sessions of an engine that `machnet status` shows at most.
   static let shownSessions = 256
@@ -182,14 +182,14 @@ struct Mailbox: @unchecked Sendable {
     store(offset, UInt64(address) << 32 | UInt64(state))
   }
 
-  // MARK: What ARP packets have said, for the daemon's other engines
+  // MARK: What ARP packets and ICMP messages have said, for the daemon's other engines
 
   @_noLocks
   func tell(_ said: Heard) {
     let tail = load(Mailbox.heardTail)
     let offset = Mailbox.heard &+ Int(tail % UInt64(EngineLimits.heard)) &* 16
     store(offset, UInt64(said.interface) << 32 | UInt64(said.address))
-    store(offset &+ 8, said.mac | (said.isForUs ? 1 << 48 : 0))
+    store(offset &+ 8, said.detail | UInt64(said.kind.ordinal) << 48)
     store(Mailbox.heardTail, tail &+ 1)
   }
 
@@ -203,7 +203,7 @@ struct Mailbox: @unchecked Sendable {
     if load(Mailbox.heardTail) &- number >= UInt64(EngineLimits.heard) { return nil }
     return Heard(
       interface: UInt32(truncatingIfNeeded: who >> 32), address: UInt32(truncatingIfNeeded: who),
-      mac: what & 0xFFFF_FFFF_FFFF, isForUs: what >> 48 != 0)
+      detail: what & 0xFFFF_FFFF_FFFF, kind: what >> 48 == 0 ? .neighbour : what >> 48 == 1 ? .neighbourForUs : .unreachable)
   }
 
   // MARK: The transport, as others see it: sums over the ports, and a block of nine words per session.
@@ -255,14 +255,24 @@ struct Mailbox: @unchecked Sendable {
   }
 }
 
-/// What an ARP packet has said: a neighbour's addresses.
+/// What an ARP packet has said, or an ICMP message about a packet of a session.
 struct Heard: BitwiseCopyable {
+  enum Kind: UInt8 {
+    /// A neighbour's addresses; and the packet asks for us, or answers us.
+    case neighbour, neighbourForUs
+    /// Nobody listens at the ports of a packet that was sent to `address`.
+    case unreachable
+
+    @inline(__always)
+    var ordinal: UInt8 { @_noLocks get { unsafe unsafeBitCast(self, to: UInt8.self) } }
+  }
+
   /// The address of ours on whose port it came.
   var interface: UInt32
   var address: UInt32
-  var mac: UInt64
-  /// It asks for us, or answers us.
-  var isForUs: Bool
+  /// 48 bits: the Ethernet address; or source and destination port.
+  var detail: UInt64
+  var kind: Kind
 }
 
 /// Another engine of the daemon.

@@ -14,7 +14,8 @@ public struct TransportOptions: Sendable {
   /// Largest UDP payload of any interface, bytes; sizes the packet buffers.
   public var datagramMax = 1472
 
-  // Limits. A power of two each.
+  // Limits.
+  /// A power of two.
   public var sessions = 1024
   /// Packets that are on their way or about to be, of all sessions.
   public var buffers = 8192

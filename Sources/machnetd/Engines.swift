@@ -64,6 +64,8 @@ final class Engines {
       options[index].transport.portCount = UInt16(config.transport.ports.count)
       options[index].transport.targetDelay = UInt64(config.transport.targetDelayMicroseconds) * 1000
       options[index].transport.sessions = config.transport.sessions
+      options[index].transport.buffers = config.transport.packets
+      options[index].transport.assemblies = config.transport.assemblies
       options[index].pauseMilliseconds = config.transport.pauseMilliseconds
       guard let control = EngineControl(options: options[index]) else {
         throw SystemError(ENOMEM, "reserve the memory of engine \(index)")

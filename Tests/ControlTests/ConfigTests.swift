@@ -140,6 +140,8 @@ func mistakes(_ yaml: String) -> [String] {
     ("flows: [{ match: {}, path: fast }]", ["m.yaml:1:28: error: expected kernel or machnet, found 'fast'"]),
     ("flows: [{ match: {}, path: machnet, transport: tcp }]", ["m.yaml:1:48: error: expected udp or machnet, found 'tcp'"]),
     ("transport: { ports: 62000-62010 }", ["m.yaml:1:21: error: expected 16 or more UDP ports from 1024 on, such as 62000-62255, found '62000-62010'"]),
+    ("transport: { packets: 63 }", ["m.yaml:1:23: error: expected a number of packets from 64 to 65536, found '63'"]),
+    ("transport: { assemblies: many }", ["m.yaml:1:26: error: expected a number of messages from 8 to 4096, found 'many'"]),
     ("transport: { sessions: 1000 }", ["m.yaml:1:24: error: expected a power of two from 2 to 16384, found '1000'"]),
     ("flows: [{ match: {}, path: machnet, on-engine-loss: panic }]", ["m.yaml:1:53: error: expected kernel or error, found 'panic'"]),
     ("flows: [{ match: { program: /usr/bin/x }, path: kernel }]", ["m.yaml:1:29: error: expected a program's file name of 1 to 63 bytes, '*' only at its end, found '/usr/bin/x'"]),

@@ -68,6 +68,20 @@ import Testing
     }
   }
 
+  /// Its ICMP messages all come to one queue: two addresses are all that RSS can go by.
+  @Test func `a peer that is no Machnet refuses, whichever engine asks and whichever hears it`() {
+    let world = SimulatedWorld(seed: runSeed)
+    let a = world.addHost(engines: 4)
+    let stranger = world.addHost(engines: 1) { $0.transport.portBase = 50_000 }
+    let sockets = (0..<4).map {
+      a.open(port: UInt16(1000 + $0), address: a.address, peer: (stranger.address, 2000), home: $0)
+    }
+    for socket in sockets { #expect(socket.send([1, 2, 3], to: stranger.address, 2000, machnet: true)) }
+    world.run(for: 100_000_000)
+    for (engine, socket) in sockets.enumerated() { #expect(socket.takeError() == 111, "engine \(engine), seed \(runSeed)") }
+    #expect(world.end())
+  }
+
   @Test func `a peer that is no Machnet refuses, and the sender hears of it`() {
     let (world, a, _) = world()
     // There is a host at 10.0.0.2 whose engine answers to other session ports only: what it gets is for nobody.
