@@ -139,16 +139,19 @@ class Process:
 class Daemon:
     """A machnetd with a generated config."""
 
-    def __init__(self, lab, name, flows, engine_cpus, interface=None, namespace=None, polling="adaptive", extra="",
-                 transport="udp", queues=1):
+    def __init__(self, lab, name, flows, engine_cpus, interface=None, interfaces=None, namespace=None, polling="adaptive",
+                 extra="", transport="udp", queues=1):
         self.lab, self.namespace = lab, namespace
         self.config = os.path.join(lab.directory, name + ".yaml")
         self.socket = os.path.join(lab.directory, name + ".sock")
         lines = []
-        if interface:
-            lines += ["interfaces:", f"  - name: {name}", f"    address: {interface['address']}/24",
-                      f"    device: {{ vdev: \"{interface['vdev']}\" }}", f"    queues: {queues}"]
+        interfaces = interfaces or ({name: interface} if interface else {})
+        lines += ["interfaces:"] if interfaces else []
+        for one, its in interfaces.items():
+            lines += [f"  - name: {one}", f"    address: {its['address']}/24",
+                      f"    device: {{ vdev: \"{its['vdev']}\" }}", f"    queues: {queues}"]
         lines += ["engine:", f"  cpus: [{', '.join(map(str, engine_cpus))}]", f"  polling: {polling}"]
+        lines += ["  separate-hosts: true"] if len(interfaces) > 1 else []
         lines += [extra] if extra else []
         lines += [f"control: {{ socket: {self.socket} }}", "flows:"]
         lines += [f"  - {{ match: {{ {flow} }}, path: machnet, transport: {transport} }}" for flow in flows]

@@ -31,6 +31,8 @@ class Workload:
     needs_tcp = False   # beside its UDP
     counts = True       # `measure` says how many
     closes = False      # the server's data socket is gone when the client is
+    binds = False       # the client can bind `client_address`, if that is set
+    client_address = None
     polling_option = [] # makes the program poll instead of sleep: the kernel's best shot
 
     def prepare(self, lab, address):
@@ -38,7 +40,7 @@ class Workload:
 
 
 class SockperfPingPong(Workload):
-    name, program, writes_log = "sockperf-pp", "sockperf", True
+    name, program, writes_log, binds = "sockperf-pp", "sockperf", True, True
     # sockperf prints half of the round trip as the latency; so do we.
     metrics = [("p50 RTT/2", "us", "lower"), ("p99 RTT/2", "us", "lower")]
     polling_option = ["--nonblocked"]
@@ -49,7 +51,10 @@ class SockperfPingPong(Workload):
     def client(self, address, seconds):
         command = ["sockperf", "ping-pong", "-i", address, "-p", str(self.port), "-m", str(self.message_bytes), "-t",
                    str(seconds)]
-        return command + (["--full-log", self.full_log] if self.full_log else [])
+        return command + self.binding() + (["--full-log", self.full_log] if self.full_log else [])
+
+    def binding(self):
+        return ["--client_ip", self.client_address] if self.client_address else []
 
     def measure(self, client, server, seconds):
         p50 = number(r"percentile 50\.000 = +([\d.]+)", client, "sockperf")
@@ -66,7 +71,7 @@ class SockperfThroughput(SockperfPingPong):
 
     def client(self, address, seconds):
         return ["sockperf", "throughput", "-i", address, "-p", str(self.port), "-m", str(self.message_bytes), "-t",
-                str(seconds)]
+                str(seconds)] + self.binding()
 
     def measure(self, client, server, seconds):
         took = number(r"messages sent in ([\d.]+) sec", client, "sockperf")
@@ -96,6 +101,31 @@ class Iperf3(Workload):
         end = report["end"]["sum"]
         arrived = end["packets"] - end["lost_packets"]
         return {"delivered": arrived * 1448 * 8 / end["seconds"] / 1e6}, arrived
+
+
+class Echoes(Workload):
+    """Many on their way at once. A server sends back what comes in, until it is killed."""
+
+    name, program, port, binds = "echoes", "udp-echoes", 21311, True
+    size, window = 64, 32
+    metrics = [("echoes", "1/s", "higher")]
+    rate = "rate"
+
+    def server(self, address):
+        return [compile_c("udp-echoes"), "serve", address, str(self.port)]
+
+    def client(self, address, seconds):
+        return [compile_c("udp-echoes"), "ask", address, str(self.port), str(seconds), str(self.size), str(self.window),
+                *([self.client_address] if self.client_address else [])]
+
+    def measure(self, client, server, seconds):
+        return {self.metrics[0][0]: number(self.rate + r"=([\d.]+)", client, "udp-echoes")}, number(r"echoes=(\d+)", client, "udp-echoes")
+
+
+class LargeEchoes(Echoes):
+    name, size, window = "echoes-32k", 32 << 10, 8
+    metrics = [("payload, one way", "Gbit/s", "higher")]
+    rate = "gbps"
 
 
 class Memcached(Workload):
@@ -195,4 +225,4 @@ class Custom(Workload):
         return {self.metrics[0][0]: value}, 1
 
 
-BUILT_IN = {workload.name: workload for workload in (SockperfPingPong, SockperfThroughput, Iperf3, Memcached, Nsd)}
+BUILT_IN = {workload.name: workload for workload in (SockperfPingPong, SockperfThroughput, Echoes, LargeEchoes, Iperf3, Memcached, Nsd)}

@@ -39,8 +39,8 @@ package struct ConfigReader {
       root, "the config",
       keys: ["interfaces", "engine", "control", "channel", "waiting", "profiles", "limits", "transport", "metrics", "flows"],
       mayBeNull: true)
-    config.interfaces = interfaces(top["interfaces"])
     config.engine = engine(top["engine"])
+    config.interfaces = interfaces(top["interfaces"], areHosts: config.engine.separateHosts)
     config.control = control(top["control"])
     config.channel = channel(top["channel"])
     config.waiting = waiting(top["waiting"])
@@ -54,7 +54,8 @@ package struct ConfigReader {
 
   // MARK: Sections
 
-  private mutating func interfaces(_ node: Node?) -> [Config.Interface] {
+  /// - Parameter areHosts: each is a host of its own: several may be on one subnet.
+  private mutating func interfaces(_ node: Node?, areHosts: Bool) -> [Config.Interface] {
     var interfaces: [Config.Interface] = []
     for item in sequence(node, "a list of interfaces", atMost: Int(MN_INTERFACES_MAX)) {
       guard let interface = interface(item) else { continue }
@@ -62,7 +63,11 @@ package struct ConfigReader {
       if interfaces.contains(where: { $0.name == interface.name }) {
         note(fields?["name"] ?? item, "expected every interface to have its own name, found '\(interface.name)' again")
       }
-      if let other = interfaces.first(where: { $0.prefix.overlaps(interface.prefix) }) {
+      if areHosts, let other = interfaces.first(where: { $0.prefix.address == interface.prefix.address }) {
+        note(
+          fields?["address"] ?? item,
+          "expected every host to have its own address, found that of '\(other.name)' again")
+      } else if !areHosts, let other = interfaces.first(where: { $0.prefix.overlaps(interface.prefix) }) {
         note(
           fields?["address"] ?? item,
           "expected every interface to have its own subnet, found \(interface.prefix), which overlaps \(other.prefix)"

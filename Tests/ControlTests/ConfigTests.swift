@@ -134,6 +134,15 @@ func mistakes(_ yaml: String) -> [String] {
         "m.yaml:3:25: error: expected every interface to have its own subnet, found 10.0.0.2/24, which overlaps 10.0.0.1/24 of 'a'",
       ]
     ),
+    (
+      """
+      engine: { separate-hosts: true }
+      interfaces:
+        - { name: a, address: 10.0.0.1/24, device: { vdev: net_null0 } }
+        - { name: b, address: 10.0.0.2/24, device: { vdev: net_null1 } }
+        - { name: c, address: 10.0.0.1/24, device: { vdev: net_null2 } }
+      """, ["m.yaml:5:25: error: expected every host to have its own address, found that of 'a' again"]
+    ),
     ("flows: [{ path: kernel }]", ["m.yaml:1:9: error: expected 'match' in a flow, found none"]),
     ("flows: [{ match: {} }]", ["m.yaml:1:9: error: expected 'path' in a flow, found none"]),
     ("flows:\n- match:\n  program: x\n  path: kernel", ["m.yaml:2:9: error: expected 'match' with program, local or remote, found ''", "m.yaml:3:3: error: expected match, path, transport or on-engine-loss in a flow, found 'program'"]),
