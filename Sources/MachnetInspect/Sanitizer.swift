@@ -20,3 +20,12 @@ public func sanitizerRuntimes(of program: String, environment: [String: String])
     loader.find($0, rpaths: path.rpath, runpath: path.runpath, machine: file.machine, bits: file.bits)?.path
   }
 }
+
+/// Whether the loader of a program can map a library: both are for the same machine and of the same class. True for what is
+/// no ELF file, and for what is not there.
+public func canMap(_ library: String, into program: String, environment: [String: String]) -> Bool {
+  guard let executed = try? Executed(program, searchPath: environment["PATH"] ?? "/usr/local/bin:/usr/bin:/bin"),
+    let file = try? ElfFile(path: executed.path), let mapped = try? ElfFile(path: library)
+  else { return true }
+  return file.machine == mapped.machine && file.bits == mapped.bits
+}

@@ -49,9 +49,12 @@ struct Run: ParsableCommand {
     let config = try daemon.statedConfig()
     var variables = try waiting(config)
     if let socket = config?.control.socket ?? daemon.socket { variables.append(("MACHNET_SOCKET", socket)) }
-    let runtimes = sanitizerRuntimes(of: program, environment: inspectionEnvironment())
-    variables.append(
-      ("LD_PRELOAD", mergedPreload(environment("LD_PRELOAD"), adding: library, sanitizersOfProgram: runtimes)))
+    // The loader of a 32-bit program would complain of ours on stderr, and go on without it.
+    if canMap(library, into: program, environment: inspectionEnvironment()) {
+      let runtimes = sanitizerRuntimes(of: program, environment: inspectionEnvironment())
+      variables.append(
+        ("LD_PRELOAD", mergedPreload(environment("LD_PRELOAD"), adding: library, sanitizersOfProgram: runtimes)))
+    }
     if strict { try refuseUnlessCertain(program, library) }
     if dryRun {
       print("env " + (variables.map { "\($0.0)=\($0.1)" } + command).map(quotedForShell).joined(separator: " "))

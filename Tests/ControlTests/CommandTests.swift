@@ -155,6 +155,7 @@ private func write(_ text: String, to name: String) throws -> String {
     #expect(
       try preload("/no/a.so:/no/libasan.so.8 /no/b.so") == "/no/libasan.so.8:/no/a.so:/no/b.so:\(library) /nowhere\n")
     #expect(try preload("\(library):/no/a.so") == "/no/a.so:\(library) /nowhere\n")
+    #expect(try preload(":/no/a.so:") == "/no/a.so:\(library) /nowhere\n")
   }
 
   @Test func runEndsAsTheProgramOrAsAShellWould() throws {

@@ -266,11 +266,13 @@ struct IperfReport: Decodable {
 }
 
 /// Tests/Programs/NAME.c, compiled once per run of the tests.
-func compiledProgram(_ name: String) throws -> String {
+///
+/// - Parameter kind: names what `options` make of it.
+func compiledProgram(_ name: String, _ options: [String] = [], kind: String? = nil) throws -> String {
   let directory = repository.appending(path: ".build/programs")
   try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: true)
-  let target = directory.appending(path: name).path
-  let compiler = try Program("cc", ["cc", "-O2", "-o", target, testProgram("\(name).c")], in: directory)
+  let target = directory.appending(path: kind.map { "\(name)-\($0)" } ?? name).path
+  let compiler = try Program("cc", ["cc", "-O2", "-o", target, testProgram("\(name).c")] + options, in: directory)
   guard try compiler.wait(seconds: 60).status == 0 else { throw Failure(compiler.story) }
   return target
 }
