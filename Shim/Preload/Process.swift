@@ -179,12 +179,13 @@ extension Process {
     return high
   }
 
-  /// A descriptor of ours for the same file.
+  /// A descriptor of ours for the same file: in the upper quarter of what the program may have, so that three quarters are left
+  /// to it; and not higher than need be, because the kernel's table of a process (and each fork's copy) ends with the highest.
   ///
   /// - Returns: a negative errno value when there is none left.
   static func copy(_ fd: Int32) -> Int32 {
     let soft = Int64(mn_sys_descriptor_soft_limit())
-    let high = mn_sys_fcntl(fd, Int32(MN_F_DUPFD_CLOEXEC), soft > 8192 ? soft - 4096 : soft / 2)
+    let high = mn_sys_fcntl(fd, Int32(MN_F_DUPFD_CLOEXEC), min(soft - soft / 4, 16384))
     if high >= 0 { mn_table_set_internal(high) }
     return high
   }

@@ -41,16 +41,26 @@ extension Socket {
         unsafe channel.pointee.full = true
         continue
       }
-      guard status == 0, answer.descriptorCount == 1, unsafe answer.reply.endpoint < channel.pointee.capacity,
-        unsafe answer.reply.engine < channel.pointee.engineCount
-      else {
+      let granted = unsafe status == 0 && answer.reply.endpoint < channel.pointee.capacity
+        && answer.reply.engine < channel.pointee.engineCount
+      let event = granted ? Process.copy(answer.descriptors[0]) : -1
+      if event < 0 {
+        if granted {
+          // No descriptor is left for it.
+          let old = unsafe (socket.pointee.channel, socket.pointee.index)
+          unsafe socket.pointee.channel = channel
+          unsafe socket.pointee.index = answer.reply.endpoint
+          unsafe socket.pointee.local = Name(mapped: answer.reply.local, port: answer.reply.local_port)
+          unsafe giveBack(socket, process)
+          unsafe (socket.pointee.channel, socket.pointee.index) = old
+        }
         unsafe mn_log(2, "socket % stays on the kernel: the daemon says errno %", Int64(fd), Int64(status))
         unsafe socket.pointee.refused = true
         unsafe socket.pointee.refusedGeneration = process.pointee.generation
-      unsafe decide(socket)
+        unsafe decide(socket)
         return false
       }
-      unsafe adopt(socket, fd, channel, answer.reply, event: Process.hide(answer.take(0)), peer: peer)
+      unsafe adopt(socket, fd, channel, answer.reply, event: event, peer: peer)
       unsafe mn_log(2, "socket % is on Machnet, local port %", Int64(fd), Int64(answer.reply.local_port))
       return true
     }

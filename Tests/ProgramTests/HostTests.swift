@@ -173,29 +173,38 @@ extension OneAtATime {
       }
     }
 
-    @Test("ten thousand sockets in one process, a million descriptors allowed; all are marked, all are shown")
+    @Test("ten thousand sockets in one process; as many are marked as the limit of descriptors allows, all work")
     func manySockets() throws {
-      let count = 10_000
       var limit = rlimit()
       unsafe getrlimit(__rlimit_resource_t(7) /* RLIMIT_NOFILE */, &limit)
       let allowed = Int(min(limit.rlim_max, 1 << 20))
+      let count = min(10_000, allowed / 2)
+      // Each marked socket takes an eventfd, from the upper quarter of what is allowed (`Process.copy`).
+      let marked = min(count, allowed - min(allowed - allowed / 4, 16384) - 100)
+      print("\(count) sockets, at least \(marked) of them marked")
       try withBench(.local) { bench in
-        // A socket has an eventfd, too.
-        let few = isRoot ? count : min(count, allowed / 3)
-        if few < count { print("only \(few) sockets: not root, and the hard limit of descriptors is \(allowed)") }
-        let raised = isRoot ? ["prlimit", "--nofile=1048576:1048576", "--"] : []
-        let program = try bench.server(raised + [try host(), "many", "\(few)"])
+        let program = try bench.server(try host(), "many", "\(count)")
         try waitUntil("the sockets", seconds: 60) {
           guard program.isRunning else { throw Failure(program.story) }
-          return program.output == "ok \(few)\n"
+          return program.output == "ok \(count)\n"
         }
         let status = try #require(bench.serverDaemon).status(in: bench)
         let sockets = status.sockets.filter { $0.pid == program.pid }
-        #expect(sockets.count == few)
-        #expect(sockets.allSatisfy { $0.engine.rx.datagrams == 1 && $0.engine.tx.datagrams == 1 && $0.kernel.datagrams == 0 })
+        #expect(sockets.count >= marked)
+        #expect(sockets.count { $0.engine.rx.datagrams == 1 && $0.engine.tx.datagrams == 1 && $0.kernel.datagrams == 0 } >= marked - 2)
         program.type("")
         #expect(try program.wait(seconds: 60).status == 0)
         try waitUntil("the sockets to go") { try #require(bench.serverDaemon).status(in: bench).sockets.isEmpty }
+      }
+    }
+
+    @Test("a program may fill three quarters of its descriptors with sockets")
+    func fewDescriptors() throws {
+      try withBench(.local) { bench in
+        let program = try bench.server("prlimit", "--nofile=1024:1024", try host(), "many", "750")
+        program.type("")
+        let result = try program.wait(seconds: 30)
+        #expect(result.output == "ok 750\n" && result.status == 0, "\(result.errors)")
       }
     }
 
@@ -323,7 +332,7 @@ extension OneAtATime {
         try nginx.waitBound(front)
         let sender = try bench.client(Self.python, "-c", Self.patientClient, bench.address, "\(front)")
         func reloads() throws -> Int {
-          try String(contentsOfFile: "\(path)/nginx.log", encoding: .utf8).components(separatedBy: "signal 1 (SIGHUP) received, reconfiguring").count - 1
+          try String(contentsOfFile: "\(path)/nginx.log", encoding: .utf8).components(separatedBy: ": reconfiguring").count - 1
         }
         func answers() -> Int { sender.output.split(separator: "\n").count }
         for round in 1...8 {
