@@ -8,7 +8,7 @@ RESAMPLES = 2000
 
 
 def interval(mine, others):
-    """95% bootstrap interval of median(mine) / median(others), [low, high]; None after too few rounds.
+    """95% bootstrap interval of median(mine) / median(others), [low, high]; None after too few rounds, or with a 0.
 
     Rounds of both sides alternate, so what disturbs one disturbs its neighbour: they are drawn in pairs.
     """
@@ -38,7 +38,7 @@ def word(ratios, better):
 
 def words(ratios, ratios_best, better):
     if ratios is None or ratios_best is None:
-        return f"fewer than {ROUNDS} rounds show nothing"
+        return f"nothing shown: fewer than {ROUNDS} rounds, or a figure of 0"
 
     def against(name, found):
         return f"{word(found, better)} ({found[0]:.3g} to {found[1]:.3g} times {name})"

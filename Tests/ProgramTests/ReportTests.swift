@@ -1,6 +1,44 @@
 import Foundation
 import Testing
 
+/// What Scripts/ab says below its table.
+@Suite struct VerdictOfTheComparison {
+  static let cases = """
+    import sys
+    sys.path.insert(0, sys.argv[1])
+    from verdict import interval, words
+    def said(mine, others, better):
+        found = interval(mine, others)
+        return words(found, found, better).split(" (")[0]
+    print(said([1, 1.1, 0.9, 1, 1.2], [10, 11, 9, 10, 10], "lower"))
+    print(said([1, 1.1, 0.9, 1, 1.2], [10, 11, 9, 10, 10], "higher"))
+    print(said([10, 11, 9, 10, 10], [1, 1.1, 0.9, 1, 1.2], "higher"))
+    # The medians differ, 1 and 1.2, and the rounds overlap.
+    print(said([1, 0.8, 1.3, 0.9, 1.4], [1.2, 0.7, 1.3, 0.9, 1.4], "lower"))
+    # However clear: too few.
+    print(said([1] * 4, [10] * 4, "lower"))
+    # Nothing to divide by.
+    print(said([1] * 5, [0] * 5, "lower"))
+    """
+
+  @Test("a verdict says what its interval allows, and nothing after few rounds")
+  func words() throws {
+    let process = Process()
+    let pipe = Pipe()
+    process.executableURL = URL(filePath: "/usr/bin/python3")
+    process.arguments = ["-c", Self.cases, repository.appending(path: "Scripts/lib").path]
+    process.standardOutput = pipe
+    try process.run()
+    let output = String(decoding: try pipe.fileHandleForReading.readToEnd() ?? Data(), as: UTF8.self)
+    process.waitUntilExit()
+    #expect(
+      output.split(separator: "\n") == [
+        "better", "worse", "better", "no difference shown", "nothing shown: fewer than 5 rounds, or a figure of 0",
+        "nothing shown: fewer than 5 rounds, or a figure of 0",
+      ])
+  }
+}
+
 extension OneAtATime {
   /// The page of Scripts/ab --report, as a browser shows it.
   @Suite(
