@@ -213,7 +213,7 @@ enum Control {
     var channel = unsafe Channel(
       base: base, identifier: answer.reply.channel, token: header.token, capacity: header.endpoint_capacity,
       engineCount: header.engine_count, txCapacity: header.tx_capacity, rxCapacity: header.rx_capacity,
-      doorbells: .init(repeating: -1), full: false, retired: 0, inherited: false)
+      doorbells: .init(repeating: -1), full: false, inherited: false)
     for engine in 0..<Int(header.engine_count) { channel.doorbells[engine] = Process.hide(answer.take(1 + engine)) }
     let place = unsafe process.pointee.channels + process.pointee.channelCount
     unsafe place.initialize(to: channel)

@@ -19,6 +19,8 @@ struct Watch {
   var seen: UInt64
   /// A one-shot watch that has fired.
   var disabled: Bool
+  /// The kernel's epoll holds the eventfd.
+  var attached: Bool
   var nextOfSocket: UnsafeMutablePointer<Watch>?
   var nextFree: UnsafeMutablePointer<Watch>?
 
@@ -170,7 +172,7 @@ extension Watch {
     unsafe freeWatches = watch.pointee.nextFree
     unsafe watch.initialize(
       to: Watch(
-        active: true, fd: fd, socket: socket, epoll: epoll, events: events, data: data, seen: 0, disabled: false,
+        active: true, fd: fd, socket: socket, epoll: epoll, events: events, data: data, seen: 0, disabled: false, attached: false,
         nextOfSocket: socket.pointee.watches, nextFree: nil))
     unsafe socket.pointee.watches = watch
     if unsafe socket.pointee.isOffloaded { unsafe attach(watch) }
@@ -204,6 +206,7 @@ extension Watch {
     }
     // A watch is reported for what is there already, edge-triggered or not.
     unsafe watch.pointee.seen = Socket.arrivals(socket) &- 1
+    unsafe watch.pointee.attached = true
     unsafe epoll.pointee.attached += 1
     unsafe epoll.pointee.warm(watch)
     if unsafe !Wait.arm(socket, true) {
@@ -220,17 +223,24 @@ extension Watch {
     }
   }
 
-  /// A socket has lost its engine: the shadow alone is watched.
+  /// A socket has lost its engine, and its rings are empty: the shadow alone is watched.
   @_optimize(size)
-  static func lost(_ socket: SocketPointer) {
+  static func leave(_ socket: SocketPointer) {
     var at = unsafe socket.pointee.watches
     while let watch = unsafe at {
-      let epoll = unsafe watch.pointee.epoll
-      unsafe epoll.pointee.cool(watch)
-      unsafe epoll.pointee.attached -= 1
-      _ = unsafe mn_sys_epoll_ctl(descriptor(of: epoll), Int32(MN_EPOLL_CTL_DEL), socket.pointee.event, nil)
+      unsafe detach(watch)
       unsafe at = watch.pointee.nextOfSocket
     }
+  }
+
+  @inline(never) @_optimize(size)
+  private static func detach(_ watch: WatchPointer) {
+    let epoll = unsafe watch.pointee.epoll
+    unsafe epoll.pointee.cool(watch)
+    guard unsafe watch.pointee.attached else { return }
+    unsafe watch.pointee.attached = false
+    unsafe epoll.pointee.attached -= 1
+    _ = unsafe mn_sys_epoll_ctl(descriptor(of: epoll), Int32(MN_EPOLL_CTL_DEL), watch.pointee.socket.pointee.event, nil)
   }
 
   /// The caller holds the process's lock.
@@ -238,7 +248,6 @@ extension Watch {
   @_optimize(size)
   static func remove(_ watch: WatchPointer) {
     let socket = unsafe watch.pointee.socket
-    let epoll = unsafe watch.pointee.epoll
     if unsafe socket.pointee.watches == watch {
       unsafe socket.pointee.watches = watch.pointee.nextOfSocket
     } else {
@@ -248,11 +257,7 @@ extension Watch {
         unsafe at = other.pointee.nextOfSocket
       }
     }
-    unsafe epoll.pointee.cool(watch)
-    if unsafe socket.pointee.isOffloaded {
-      unsafe epoll.pointee.attached -= 1
-      _ = unsafe mn_sys_epoll_ctl(descriptor(of: epoll), Int32(MN_EPOLL_CTL_DEL), socket.pointee.event, nil)
-    }
+    unsafe detach(watch)
     unsafe watch.pointee.active = false
     unsafe watch.pointee.nextFree = freeWatches
     unsafe freeWatches = watch
@@ -308,7 +313,7 @@ extension Watch {
     unsafe watch.pointee.events = events
     unsafe watch.pointee.data = data
     let socket = unsafe watch.pointee.socket
-    guard unsafe socket.pointee.isOffloaded else { return }
+    guard unsafe watch.pointee.attached else { return }
     if unsafe watch.pointee.disabled {
       unsafe watch.pointee.disabled = false
       unsafe withEvent(MN_POLLIN, tag | UInt64(UInt(bitPattern: watch))) {
@@ -386,6 +391,7 @@ private struct EpollWait {
   func event(_ index: Int32) -> UnsafeMutableRawPointer { unsafe mn_epoll_event_at(events, index) }
 
   /// What a watch has to report; 0: nothing.
+  @inline(never)
   func report(_ watch: WatchPointer) -> UInt32 {
     guard unsafe watch.pointee.active, unsafe !watch.pointee.disabled else { return 0 }
     let socket = unsafe watch.pointee.socket
@@ -398,12 +404,13 @@ private struct EpollWait {
     var bits = unsafe watch.pointee.events & UInt32(MN_POLLIN | MN_POLLRDNORM)
     // An event tells everything that is so and was asked for, room included.
     let room = unsafe watch.pointee.events & UInt32(MN_POLLOUT | MN_POLLWRNORM | MN_POLLWRBAND)
-    if unsafe room != 0 && Socket.hasRoom(socket) { bits |= room }
+    if unsafe room != 0 && socket.pointee.isOffloaded && Socket.hasRoom(socket) { bits |= room }
     // EPOLLERR is always reported.
     if unsafe mn_load_relaxed_u32(Socket.word(socket, Int(MN_OFFSET_ENDPOINT_ERROR))) != 0 { bits |= UInt32(MN_POLLERR) }
     return bits
   }
 
+  @inline(never)
   mutating func emit(_ watch: WatchPointer, _ bits: UInt32) {
     unsafe mn_epoll_event_set(event(count), bits, watch.pointee.data)
     if count < 64 { ours |= 1 << UInt64(count) }
@@ -423,6 +430,7 @@ private struct EpollWait {
   }
 
   /// Turns what the kernel reported behind the first `count` events into the program's events.
+  @inline(never)
   mutating func translate(_ reported: Int32, _ process: ProcessPointer) {
     let own = count
     for index in 0..<reported {
@@ -519,10 +527,16 @@ public func epollWait(
     Wait.letLand()
     wait.collect()
     if wait.count > 0 { return wait.count }
-    let reported = unsafe mn_real_epoll_wait(epfd, events, capacity, 0, mask)
-    if reported <= 0 { return reported }
-    unsafe wait.translate(reported, process)
-    return wait.count
+    while true {
+      let reported = unsafe mn_real_epoll_wait(epfd, events, capacity, 0, mask)
+      if reported <= 0 { return reported }
+      unsafe wait.translate(reported, process)
+      // Where there is little room, an eventfd that had nothing to say may have taken it.
+      if wait.count > 0 || reported < capacity {
+        mn_set_errno(saved)
+        return wait.count
+      }
+    }
   }
 
   var old: UInt64 = 0

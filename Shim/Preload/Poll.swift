@@ -12,24 +12,27 @@ private struct PollWait {
   var undecided = 0
   /// Descriptors of which only the kernel can tell everything.
   var kernels = 0
+  /// Sockets without an engine that have input.
+  var old = 0
   var ready: Int32 = 0
   /// Offloaded sockets whose rings have something that was asked for.
   var input = 0
 
-  private func socket(_ index: Int) -> SocketPointer? {
+  @inline(never)
+  private func anySocket(_ index: Int) -> SocketPointer? {
     let fd = unsafe entries[index].descriptor
-    guard fd >= 0, let entry = unsafe mn_table_get(fd), UInt(bitPattern: entry) > 1,
-      let socket = unsafe Socket.from(entry), unsafe socket.pointee.isOffloaded
-    else { return nil }
+    guard fd >= 0, let entry = unsafe mn_table_get(fd), UInt(bitPattern: entry) > 1 else { return nil }
+    return unsafe Socket.from(entry)
+  }
+
+  private func socket(_ index: Int) -> SocketPointer? {
+    guard let socket = unsafe anySocket(index), unsafe socket.pointee.isOffloaded else { return nil }
     return unsafe socket
   }
 
   /// The kick of a socket that may get an endpoint while we wait; nil for all others.
   private func kick(_ index: Int) -> Int32? {
-    let fd = unsafe entries[index].descriptor
-    guard fd >= 0, let entry = unsafe mn_table_get(fd), UInt(bitPattern: entry) > 1, let socket = unsafe Socket.from(entry),
-      unsafe socket.pointee.undecided
-    else { return nil }
+    guard let socket = unsafe anySocket(index), unsafe socket.pointee.undecided else { return nil }
     return unsafe Wait.kick(socket)
   }
 
@@ -41,6 +44,7 @@ private struct PollWait {
     ready = 0
     input = 0
     kernels = 0
+    old = 0
     for index in 0..<count {
       var returned = 0
       if let socket = unsafe socket(index) {
@@ -58,6 +62,11 @@ private struct PollWait {
         undecided += 1
       } else if unsafe entries[index].descriptor >= 0 {
         kernels += 1
+        // A socket that has left Machnet, and has not read its rings to the end.
+        if let socket = unsafe anySocket(index), unsafe socket.pointee.hasOldInput && Socket.hasInput(socket) {
+          returned = unsafe Int(entries[index].events) & (MN_POLLIN | MN_POLLRDNORM)
+          old += 1
+        }
       }
       unsafe entries[index].returned = Int16(truncatingIfNeeded: returned)
       if returned != 0 { ready += 1 }
@@ -147,7 +156,7 @@ private struct PollWait {
     }
     look()
     Loss.reattach()
-    if offloaded + undecided == 0 { return unsafe kernelAlone(limit, programMask) }
+    if offloaded + undecided + old == 0 { return unsafe kernelAlone(limit, programMask) }
     if ready > 0 {
       // Everything that is ready is to be told. Only where every descriptor is ours and some have input is the system
       // call left out, most times: what may be missing then (what came by a shadow, an error) is told a little later.

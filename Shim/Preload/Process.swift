@@ -15,8 +15,6 @@ struct Channel {
   var doorbells: InlineArray<16, Int32>
   /// Set when the daemon has no block left in it; a new channel is opened then.
   var full: Bool
-  /// Sockets that have left Machnet and whose rings here are still read: no new endpoint must get their blocks.
-  var retired: Int32
   /// The connection that it was opened on is not this process's own (it forked since).
   var inherited: Bool
 

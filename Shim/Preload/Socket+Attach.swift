@@ -70,7 +70,7 @@ extension Socket {
   private static func usableChannel(_ process: ProcessPointer) -> UnsafeMutablePointer<Channel>? {
     for index in 0..<(unsafe process.pointee.channelCount) {
       let channel = unsafe process.pointee.channels + index
-      if unsafe !channel.pointee.full && channel.pointee.retired == 0 && !channel.pointee.inherited && !channel.pointee.isDamaged {
+      if unsafe !channel.pointee.full && !channel.pointee.inherited && !channel.pointee.isDamaged {
         return unsafe channel
       }
     }
@@ -83,7 +83,9 @@ extension Socket {
   ) {
     let block = unsafe channel.pointee.base + Int(mn_endpoint_offset(reply.endpoint))
     let endpoint = unsafe block.assumingMemoryBound(to: mn_endpoint.self)
-    if unsafe socket.pointee.retired != .no { unsafe leaveOldBlock(socket) }
+    unsafe Watch.leave(socket)
+    if let process = unsafe process { unsafe leaveOldBlock(socket, process) }
+    unsafe socket.pointee.hasOldInput = false
     _ = unsafe mn_fetch_add_u32(&socket.pointee.attachments, 1)
     unsafe socket.pointee.channel = channel
     unsafe socket.pointee.index = reply.endpoint
@@ -203,7 +205,7 @@ public func connect(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ address: Un
     let result = unsafe mn_real_connect(fd, address, length)
     if unsafe result == 0 && socket.pointee.isOffloaded {
       if Socket.kernelName(fd, domain, peer: false)?.port == 0 {
-        unsafe Socket.retire(socket, .portless)
+        unsafe Socket.retire(socket, .portless, fd)
       } else {
         unsafe Socket.reconnect(socket, fd, stated: .none)
       }
@@ -328,42 +330,48 @@ extension Socket {
   ///
   /// Two kinds stay: endpoints that forked processes share, and those whose flows no kernel could carry (an engine's
   /// address, a peer behind an engine).
-  @_optimize(size)
-  static func retire(_ socket: SocketPointer, _ why: Retirement) {
+  ///
+  /// - Parameter fd: a descriptor of it.
+  @inline(never) @_optimize(size)
+  static func retire(_ socket: SocketPointer, _ why: Retirement, _ fd: Int32) {
     guard let process = unsafe process else { return }
     // What was sent is with the engine, and what comes in meanwhile goes to the rings.
     if unsafe socket.pointee.isOffloaded { Wait.letLand() }
     guard unsafe Lock.acquire(&process.pointee.lock) else { return }
     defer { unsafe Lock.release(&process.pointee.lock) }
-    if unsafe socket.pointee.endpoint == nil {
-      unsafe socket.pointee.retired = why
-      if why == .forGood { unsafe decide(socket) }
-      return
-    }
-    if unsafe socket.pointee.retired != .no {
-      unsafe socket.pointee.retired = why
-      return
-    }
-    let fd = unsafe socket.pointee.fd
-    if unsafe !socket.pointee.engineLost {
-      guard unsafe mn_load_relaxed_u32(word(socket, Int(MN_OFFSET_ENDPOINT_REFERENCES))) == 1, fd >= 0,
+    if unsafe socket.pointee.isOffloaded {
+      guard unsafe mn_load_relaxed_u32(word(socket, Int(MN_OFFSET_ENDPOINT_REFERENCES))) == 1,
         unsafe !isEnginesOwn(process, fd, socket.pointee.domain),
         unsafe why == .portless || peer(socket) == nil || kernelName(fd, socket.pointee.domain, peer: true) != nil
       else { return }
-      unsafe giveBack(socket, process)
-      unsafe Watch.unblockOutput(socket)
-      unsafe Watch.lost(socket)
+      // Nothing more goes into the TX ring; the engine sends what is there.
       unsafe socket.pointee.engineLost = true
-      // The daemon may give the block to another socket. This process, the only one that can ask for it, does not before
-      // the rings are empty.
-      unsafe socket.pointee.channel.unsafelyUnwrapped.pointee.retired += 1
+      unsafe countWatched(socket)
+      unsafe giveBack(socket, process, keeping: true)
       unsafe socket.pointee.holdsBlock = true
+      // What comes by the shadow is newer than what is in the rings, once no engine fills them.
+      let limit = mn_sys_nanoseconds() &+ 20_000_000
+      while unsafe mn_load_acquire_u32(word(socket, Int(MN_OFFSET_ENDPOINT_STATE))) != UInt32(MN_ENDPOINT_LEFT)
+        && mn_sys_nanoseconds() < limit
+      { _ = mn_sys_yield() }
+      unsafe lose(socket)
       // The shadow knows its peer from now on.
       unsafe setFlag(socket, MN_SOCKET_CONNECTED, false)
+      unsafe mn_log(2, "socket % leaves Machnet: it wants what only the kernel has", Int64(fd), 0)
     }
     unsafe socket.pointee.retired = why
+    if unsafe socket.pointee.endpoint == nil && why == .forGood { unsafe decide(socket) }
+  }
+
+  /// The engine is gone for this socket: its rings are read to the end, all else is the shadow's. The caller holds the
+  /// process's lock.
+  @inline(never) @_optimize(size)
+  static func lose(_ socket: SocketPointer) {
+    unsafe socket.pointee.hasOldInput = hasInput(socket)
+    unsafe Watch.unblockOutput(socket)
+    if unsafe !socket.pointee.hasOldInput { unsafe Watch.leave(socket) }
+    unsafe socket.pointee.engineLost = true
     unsafe countWatched(socket)
-    unsafe mn_log(2, "socket % leaves Machnet: it wants what only the kernel has", Int64(socket.pointee.fd), 0)
     // Whoever sleeps on the rings is to look at the shadow from now on.
     unsafe Wait.signal(socket, word(socket, Int(MN_OFFSET_ENDPOINT_RX_WAIT)))
   }
@@ -384,11 +392,35 @@ extension Socket {
     return directory.isEngineAddress(name.address)
   }
 
-  /// The block that a retired socket has kept from others is free. The caller holds the process's lock.
-  static func leaveOldBlock(_ socket: SocketPointer) {
+  /// What the rings of the old endpoint held is not wanted any more. The caller holds the process's lock.
+  static func leaveOldBlock(_ socket: SocketPointer, _ process: ProcessPointer) {
     unsafe socket.pointee.retired = .no
     guard unsafe socket.pointee.holdsBlock else { return }
     unsafe socket.pointee.holdsBlock = false
-    unsafe socket.pointee.channel.unsafelyUnwrapped.pointee.retired -= 1
+    unsafe close(socket, process, keeping: false)
+  }
+}
+
+/// A descriptor of it is about to go to another process (SCM_RIGHTS). Whoever holds a socket reads from one queue, and the
+/// kernel's is the only one that all can see.
+@c(mn_hook_passing)
+public func passing(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
+  if let socket = unsafe Socket.from(entry) { unsafe Socket.retire(socket, .forGood, fd) }
+}
+
+/// The process is about to become another program. Endpoints that it shares with others stay theirs; its own go, so that
+/// what arrives from now on is found by whoever has the descriptor then. (Should the call fail, the sockets are the kernel's.)
+@c(mn_hook_exec) @_optimize(size)
+public func execing() {
+  guard let process = unsafe process, mn_is_at_home() else { return }
+  unsafe process.pointee.sockets.forEach { socket in
+    guard unsafe socket.pointee.isOffloaded else { return }
+    let references = unsafe Socket.word(socket, Int(MN_OFFSET_ENDPOINT_REFERENCES))
+    if unsafe mn_load_relaxed_u32(references) != 1, unsafe mn_fetch_add_u32(references, UInt32.max) != 1 {
+      unsafe socket.pointee.engineLost = true
+      unsafe Socket.countWatched(socket)
+    } else if unsafe socket.pointee.fd >= 0 {
+      unsafe Socket.retire(socket, .portless, socket.pointee.fd)
+    }
   }
 }

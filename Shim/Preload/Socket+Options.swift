@@ -113,7 +113,7 @@ public func setsockopt(
 ) -> Int32 {
   let result = unsafe mn_real_setsockopt(fd, level, name, value, length)
   guard result == 0, let socket = unsafe Socket.from(entry), let value = unsafe value else { return result }
-  if unsafe Socket.isKernelsAlone(level, name, value, length) { unsafe Socket.retire(socket, .forGood) }
+  if unsafe Socket.isKernelsAlone(level, name, value, length) { unsafe Socket.retire(socket, .forGood, fd) }
   if level == Int32(MN_IPPROTO_UDP) && name == Int32(MN_UDP_CORK) { unsafe Socket.cork(socket, Socket.isCorkedByOption(fd)) }
   if level == Int32(MN_SOL_SOCKET) && name == Int32(MN_SO_RCVTIMEO) && length >= 16 {
     unsafe socket.pointee.impatient = value.loadUnaligned(as: Int64.self) < 0
@@ -189,7 +189,7 @@ public func shutdown(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ how: Int32
 public func flagsChanged(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
   guard let socket = unsafe Socket.from(entry) else { return }
   // The kernel sends SIGIO for what reaches the shadow, and for nothing else.
-  if mn_sys_fcntl(fd, Int32(MN_F_GETFL), 0) & Int32(MN_O_ASYNC) != 0 { unsafe Socket.retire(socket, .forGood) }
+  if mn_sys_fcntl(fd, Int32(MN_F_GETFL), 0) & Int32(MN_O_ASYNC) != 0 { unsafe Socket.retire(socket, .forGood, fd) }
   if let endpoint = unsafe socket.pointee.endpoint { unsafe Socket.readFileFlags(endpoint, fd) }
 }
 

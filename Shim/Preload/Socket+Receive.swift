@@ -47,7 +47,8 @@ extension Socket {
       guard unsafe socket.pointee.undecided else { return call.onShadow() }
       return unsafe receiveUndecided(socket, call, mayWait)
     }
-    if unsafe socket.pointee.engineLost { Loss.reattach() }
+    let isLost = unsafe socket.pointee.engineLost
+    if isLost { Loss.reattach() }
     if unsafe mn_load_relaxed_u32(word(socket, Int(MN_OFFSET_ENDPOINT_ERROR))) != 0 {
       let error = unsafe mn_exchange_u32(word(socket, Int(MN_OFFSET_ENDPOINT_ERROR)), 0)
       if error != 0 {
@@ -56,7 +57,8 @@ extension Socket {
       }
     }
     unsafe socket.pointee.turn &+= 1
-    let shadowFirst = unsafe socket.pointee.turn & (shadowEvery &- 1) == 0
+    // (What old rings hold is older than what the shadow holds.)
+    let shadowFirst = unsafe socket.pointee.turn & (shadowEvery &- 1) == 0 && !isLost
     if !shadowFirst, let size = unsafe take(socket, call) { return size }
 
     let waits = unsafe mayWait && !isNonblocking(socket, call.flags) && !socket.pointee.impatient
@@ -67,6 +69,7 @@ extension Socket {
     if let size = unsafe take(socket, call) { return size }
     if unsafe isStale(socket, call.fd) { return unsafe receiveStale(socket, call) }
     unsafe Wait.settle(socket)
+    mn_cancellation_point()
     return fail(MN_EAGAIN)
   }
 
@@ -276,6 +279,7 @@ private struct ControlWriter {
     self.room = unsafe base == nil ? 0 : room
   }
 
+  @inline(never)
   mutating func put(_ level: Int, _ type: Int, _ value: (UInt64, UInt64), size: Int) {
     var value = (value.0, value.1, UInt64(0))
     unsafe withUnsafeBytes(of: &value) { unsafe putBytes(level, type, $0.baseAddress!, size) }
@@ -294,6 +298,7 @@ private struct ControlWriter {
     unsafe withUnsafeBytes(of: &value) { unsafe putBytes(MN_IPPROTO_IPV6, MN_IPV6_PKTINFO, $0.baseAddress!, 20) }
   }
 
+  @inline(never)
   private mutating func putBytes(_ level: Int, _ type: Int, _ data: UnsafeRawPointer, _ size: Int) {
     guard let base = unsafe base, room - used >= 16 else {
       truncated = true

@@ -215,6 +215,8 @@ extension Socket {
     let lock = unsafe word(socket, Int(MN_OFFSET_ENDPOINT_TX_LOCK))
     guard unsafe Lock.acquire(lock) else { return .reentered }
     defer { unsafe Lock.release(lock) }
+    // (Another thread has just given the endpoint up.)
+    if unsafe socket.pointee.engineLost { return .reentered }
     unsafe socket.pointee.writer.pointee.resume()
     guard let record = unsafe socket.pointee.writer.pointee.reserve(call.size) else { return .full }
     let endpoint = unsafe socket.pointee.endpoint.unsafelyUnwrapped

@@ -50,8 +50,10 @@ struct Socket {
   var refusedGeneration: UInt32
   /// Why it may not have an endpoint (any more), whatever the rules say.
   var retired: Retirement
-  /// It keeps its old block from others until its rings are empty.
+  /// The daemon keeps the block of its old endpoint for it, to read what the rings hold.
   var holdsBlock: Bool
+  /// The engine is gone, and the rings were not empty then: they are looked at by waits, too.
+  var hasOldInput: Bool
   /// The kernel holds a part of a datagram back (UDP_CORK, MSG_MORE): what follows must go there, too.
   var corked: Bool
   /// The program has set SO_RCVBUF.
@@ -300,7 +302,7 @@ public func socketMade(_ fd: Int32, _ domain: Int32, _ type: Int32, _ protocolNu
   unsafe socket.initialize(
     to: Socket(
       head: mn_head(), descriptors: 1, domain: domain, fd: fd, event: -1, kick: -1, waiters: 0, waiter: 0, hidden: -1, cookie: Socket.cookie(of: fd), undecided: true, watched: false, endpoint: nil, channel: nil, index: 0, home: 0, netns: 0,
-      engineLost: false, refused: false, refusedGeneration: 0, retired: .no, holdsBlock: false, corked: false,
+      engineLost: false, refused: false, refusedGeneration: 0, retired: .no, holdsBlock: false, hasOldInput: false, corked: false,
       hasReceiveLimit: false, shut: 0, impatient: false, stamp: 0, local: .none, cached: .none, cachedLocal: .none,
       cachedGeneration: process.pointee.generation, cachedToMachnet: false, cachedLossIsError: false, cachedFlags: 0, turn: 0, firstReader: 0, progress: 0,
       progressHead: 0, watches: nil, writer: writer, readers: readers, next: nil))
@@ -353,6 +355,7 @@ public func left(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ restored: Bool
 }
 
 /// `fd` is no longer a name of the entry. The caller holds the process's lock.
+@inline(never) @_optimize(size)
 func closed(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ process: ProcessPointer) {
   guard let socket = unsafe Socket.from(entry) else {
     unsafe Epoll.closed(entry.assumingMemoryBound(to: Epoll.self), fd, process)
@@ -382,7 +385,7 @@ extension Socket {
   /// `mn_watched_count` up to date (sockets that poll and select cannot leave to the kernel).
   static func countWatched(_ socket: SocketPointer) {
     unsafe showHead(socket)
-    let watched = unsafe socket.pointee.undecided || socket.pointee.isOffloaded
+    let watched = unsafe socket.pointee.undecided || socket.pointee.isOffloaded || socket.pointee.hasOldInput
     if unsafe watched == socket.pointee.watched { return }
     unsafe socket.pointee.watched = watched
     mn_watched_add(watched ? 1 : -1)
@@ -416,11 +419,10 @@ extension Socket {
   static func release(_ socket: SocketPointer, _ process: ProcessPointer) {
     let references = unsafe word(socket, Int(MN_OFFSET_ENDPOINT_REFERENCES))
     let left = unsafe mn_fetch_add_u32(references, UInt32.max)
-    if left == 1, unsafe !socket.pointee.engineLost {
-      unsafe giveBack(socket, process)
-      unsafe socket.pointee.channel.unsafelyUnwrapped.pointee.full = false
+    if left == 1 {
+      if unsafe !socket.pointee.engineLost { unsafe giveBack(socket, process) }
+      unsafe leaveOldBlock(socket, process)
     }
-    unsafe leaveOldBlock(socket)
     unsafe Process.drop(&socket.pointee.event)
     // `endpoint` stays: a thread inside a call on this socket still reads the block, which stays mapped.
   }
@@ -433,6 +435,7 @@ extension Socket {
     unsafe socket.pointee.undecided = false
     if unsafe socket.pointee.endpoint != nil { unsafe release(socket, process) }
     unsafe socket.pointee.engineLost = true
+    unsafe socket.pointee.hasOldInput = false
     unsafe countWatched(socket)
     unsafe Process.drop(&socket.pointee.kick)
     unsafe Process.drop(&socket.pointee.hidden)
@@ -440,8 +443,8 @@ extension Socket {
   }
 
   /// Tells the daemon that nobody uses the endpoint any more. The caller holds the process's lock.
-  @_optimize(size)
-  static func giveBack(_ socket: SocketPointer, _ process: ProcessPointer) {
+  @inline(never) @_optimize(size)
+  static func close(_ socket: SocketPointer, _ process: ProcessPointer, keeping: Bool) {
     let channel = unsafe socket.pointee.channel.unsafelyUnwrapped
     var request = mn_request()
     if unsafe process.pointee.control < 0 { _ = unsafe Control.finishGreeting(process) }
@@ -449,7 +452,17 @@ extension Socket {
     request.channel = unsafe channel.pointee.identifier
     request.endpoint = unsafe socket.pointee.index
     request.token = unsafe channel.pointee.token
+    if keeping { request.flags = UInt32(MN_CLOSE_KEEPING) }
     if unsafe process.pointee.control >= 0 { _ = unsafe Control.send(process.pointee.control, &request, passing: -1) }
+    unsafe channel.pointee.full = false
+  }
+
+  /// The endpoint ends, here and with the daemon. The caller holds the process's lock.
+  ///
+  /// - Parameter keeping: its rings are read on; `leaveOldBlock` ends that.
+  @_optimize(size)
+  static func giveBack(_ socket: SocketPointer, _ process: ProcessPointer, keeping: Bool = false) {
+    unsafe close(socket, process, keeping: keeping)
     // On the kernel nothing reaches a socket that is closed. The daemon needs a moment to take the address out of the
     // table of local endpoints; until then this process, which knows, leaves its datagrams for it to the kernel.
     let local = unsafe socket.pointee.local

@@ -349,15 +349,12 @@ enum Loss {
     for index in 0..<(unsafe process.pointee.channelCount) { unsafe process.pointee.channels[index].full = true }
     var lost = 0
     unsafe process.pointee.sockets.forEach { socket in
+      // (The block that it kept was the old daemon's.)
+      unsafe socket.pointee.holdsBlock = false
       guard unsafe socket.pointee.isOffloaded else { return }
       lost += 1
-      unsafe Watch.unblockOutput(socket)
-      unsafe Watch.lost(socket)
-      unsafe socket.pointee.engineLost = true
-      unsafe Socket.countWatched(socket)
+      unsafe Socket.lose(socket)
       unsafe Socket.flushToShadow(socket)
-      // Whoever sleeps on the rings is to look at the shadow from now on.
-      unsafe Wait.signal(socket, Socket.word(socket, Int(MN_OFFSET_ENDPOINT_RX_WAIT)))
     }
     unsafe process.pointee.lostSockets = lost
     return true

@@ -97,6 +97,8 @@ void mn_hook_closing(void *entry, int fd);
 bool mn_hook_leaving(void *entry, int fd);
 void mn_hook_left(void *entry, int fd, bool restored);
 void mn_hook_cancelled(void *socket);
+void mn_hook_passing(void *entry, int fd);
+void mn_hook_exec(void);
 void mn_hook_duplicated(void *entry, int from, int to);
 void mn_hook_flags_changed(void *entry, int fd);
 int mn_hook_fionread(void *entry, int fd, int *value);
@@ -271,6 +273,7 @@ void mn_set_errno(int32_t value) { errno = value; }
 __thread uint32_t mn_thread_id_known __attribute__((tls_model("initial-exec")));
 uint32_t mn_thread_id_ask(void) { return mn_thread_id_known = (uint32_t)gettid(); }
 void mn_thread_id_forget(void) { mn_thread_id_known = 0; }
+void mn_cancellation_point(void) { pthread_testcancel(); }
 
 static __thread bool inside __attribute__((tls_model("initial-exec")));
 bool mn_thread_is_inside(void) { return inside; }
@@ -403,6 +406,7 @@ bool mn_sys_signals_restart(void) {
   return true;
 }
 
+int32_t mn_sys_process_id(void) { return (int32_t)RAW(SYS_getpid, 0, 0, 0, 0, 0, 0); }
 bool mn_sys_thread_is_gone(uint32_t tid) { return RAW(SYS_kill, tid, 0, 0, 0, 0, 0) == -ESRCH; }
 
 void *mn_sys_map(size_t size) {
@@ -478,7 +482,7 @@ void mn_log(int32_t level, const char *text, int64_t a, int64_t b) {
   char line[256];
   size_t n = 0;
   memcpy(line, "machnet[", 8), n = 8;
-  n += put_number(line + n, RAW(SYS_getpid, 0, 0, 0, 0, 0, 0));
+  n += put_number(line + n, mn_sys_process_id());
   memcpy(line + n, "]: ", 3), n += 3;
   // Each '%' of the text takes the next argument.
   for (int taken = 0; *text && n < sizeof line - 32; text++)
@@ -632,20 +636,49 @@ EXPORT ssize_t send(int fd, const void *data, size_t size, int flags) {
   return LIKELY(!head) ? real.send(fd, data, size, flags) : send_to(head, fd, data, size, flags, NULL, 0);
 }
 
+// Descriptors among a message's control data (SCM_RIGHTS).
+SLOW void each_passed(const struct msghdr *message, void (*body)(int fd)) {
+  for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c; c = CMSG_NXTHDR((struct msghdr *)message, c)) {
+    size_t room = (size_t)((char *)message->msg_control + message->msg_controllen - (char *)CMSG_DATA(c));
+    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS || c->cmsg_len < CMSG_LEN(0)) continue;
+    size_t size = c->cmsg_len - CMSG_LEN(0);
+    for (size_t at = 0; at + sizeof(int) <= size && at + sizeof(int) <= room; at += sizeof(int)) {
+      int fd;
+      memcpy(&fd, CMSG_DATA(c) + at, sizeof fd);
+      body(fd);
+    }
+  }
+}
+static void pass(int fd) {
+  void *entry = entry_of(fd);
+  if (entry) mn_hook_passing(entry, fd);
+}
+static void receive_made(int fd) { made(fd); }
+INLINE bool may_carry_descriptors(const struct msghdr *message) {
+  return UNLIKELY(mn_table_length != 0) && message && message->msg_control && message->msg_controllen >= CMSG_LEN(sizeof(int));
+}
+
 SLOW ssize_t slow_sendmsg(int fd, const struct msghdr *message, int flags) {
   struct mn_head *head = entry_of(fd);
-  if (!head) return REAL(sendmsg)(fd, message, flags);
+  if (!head) {
+    if (may_carry_descriptors(message)) each_passed(message, pass);
+    return REAL(sendmsg)(fd, message, flags);
+  }
   if (message && kernel_takes(head, message->msg_name, message->msg_namelen))
     return count_sent(head, real.sendmsg(fd, message, flags));
   return mn_hook_sendmsg(head, fd, (const void *)message, flags);
 }
 EXPORT ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
-  return PASSES(fd, sendmsg) ? real.sendmsg(fd, message, flags) : slow_sendmsg(fd, message, flags);
+  return PASSES(fd, sendmsg) && !may_carry_descriptors(message) ? real.sendmsg(fd, message, flags) : slow_sendmsg(fd, message, flags);
 }
 
 SLOW int slow_sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags) {
   struct mn_head *head = entry_of(fd);
-  if (!head) return REAL(sendmmsg)(fd, messages, count, flags);
+  if (!head) {
+    for (unsigned i = 0; messages && i < count; i++)
+      if (may_carry_descriptors(&messages[i].msg_hdr)) each_passed(&messages[i].msg_hdr, pass);
+    return REAL(sendmmsg)(fd, messages, count, flags);
+  }
   // A batch that is the kernel's as a whole stays one system call.
   unsigned kernels = 0;
   while (messages && kernels < count && kernel_takes(head, messages[kernels].msg_hdr.msg_name, messages[kernels].msg_hdr.msg_namelen))
@@ -656,7 +689,7 @@ SLOW int slow_sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int fla
   return sent;
 }
 EXPORT int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags) {
-  return PASSES(fd, sendmmsg) ? real.sendmmsg(fd, messages, count, flags) : slow_sendmmsg(fd, messages, count, flags);
+  return PASSES(fd, sendmmsg) && LIKELY(!mn_table_length) ? real.sendmmsg(fd, messages, count, flags) : slow_sendmmsg(fd, messages, count, flags);
 }
 // glibc's resolver calls it by this name.
 EXPORT int __sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags) {
@@ -698,7 +731,11 @@ EXPORT ssize_t recv(int fd, void *data, size_t size, int flags) {
 
 SLOW ssize_t slow_recvmsg(int fd, struct msghdr *message, int flags) {
   struct mn_head *head = entry_of(fd);
-  if (!head) return REAL(recvmsg)(fd, message, flags);
+  if (!head) {
+    ssize_t n = REAL(recvmsg)(fd, message, flags);
+    if (n >= 0 && may_carry_descriptors(message)) each_passed(message, receive_made);
+    return n;
+  }
   if (head->receive == MN_RECEIVE_KERNEL) return real.recvmsg(fd, message, flags);
   if (head->receive == MN_RECEIVE_LOOK && head->by_shadow && !(flags & MSG_ERRQUEUE) && rings_are_empty(__atomic_load_n(&head->look, __ATOMIC_ACQUIRE))) {
     long result = RAW(SYS_recvmsg, fd, message, flags | MSG_DONTWAIT, 0, 0, 0);
@@ -707,7 +744,7 @@ SLOW ssize_t slow_recvmsg(int fd, struct msghdr *message, int flags) {
   return mn_hook_recvmsg(head, fd, (void *)message, flags);
 }
 EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
-  return PASSES(fd, recvmsg) ? real.recvmsg(fd, message, flags) : slow_recvmsg(fd, message, flags);
+  return PASSES(fd, recvmsg) && !may_carry_descriptors(message) ? real.recvmsg(fd, message, flags) : slow_recvmsg(fd, message, flags);
 }
 
 SLOW int slow_recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *timeout) {
@@ -883,7 +920,7 @@ uint32_t mn_twin_count(void) { return twin_turn < TWINS ? twin_turn : TWINS; }
 bool mn_twin_get(uint32_t index, int32_t *from, int32_t *to) {
   *from = twins[index % TWINS].from, *to = twins[index % TWINS].to;
   if (*from == *to) return false;
-  long pid = RAW(SYS_getpid, 0, 0, 0, 0, 0, 0);
+  long pid = mn_sys_process_id();
   // A filter may forbid kcmp; then dup's word stands.
   return RAW(SYS_kcmp, pid, pid, 0 /* KCMP_FILE */, *from, *to, 0) <= 0;
 }
@@ -1103,30 +1140,67 @@ static size_t joined_size(char *const *environment) {
   return longest + sizeof preload_setting + 2;
 }
 #define KEEPING(environment)                                                                                       \
-  (LIKELY(keeps_preload(environment))                                                                              \
-       ? (environment)                                                                                             \
-       : with_preload(environment, __builtin_alloca((setting_count(environment) + 3) * sizeof(char *)),           \
-                      __builtin_alloca(joined_size(environment))))
+  if (UNLIKELY(!keeps_preload(environment)))                                                                       \
+  environment = with_preload(environment, __builtin_alloca((setting_count(environment) + 3) * sizeof(char *)),     \
+                             __builtin_alloca(joined_size(environment)))
 
+static int become(int (*call)(const char *, char *const *, char *const *), const char *path, int fd, char *const *arguments,
+                  char *const *environment) {
+  mn_hook_exec();
+  KEEPING(environment);
+  return call ? call(path, arguments, environment) : REAL(fexecve)(fd, arguments, environment);
+}
 EXPORT int execve(const char *path, char *const *arguments, char *const *environment) {
-  return REAL(execve)(path, arguments, KEEPING(environment));
+  return become(REAL(execve), path, -1, arguments, environment);
 }
 EXPORT int execvpe(const char *file, char *const *arguments, char *const *environment) {
-  return REAL(execvpe)(file, arguments, KEEPING(environment));
+  return become(REAL(execvpe), file, -1, arguments, environment);
 }
 EXPORT int fexecve(int fd, char *const *arguments, char *const *environment) {
-  return REAL(fexecve)(fd, arguments, KEEPING(environment));
+  return become(NULL, NULL, fd, arguments, environment);
 }
 // The forms without an environment of their own pass on what the process has, which unsetenv may have changed.
 EXPORT int execv(const char *path, char *const *arguments) { return execve(path, arguments, environ); }
 EXPORT int execvp(const char *file, char *const *arguments) { return execvpe(file, arguments, environ); }
+// The arguments one by one, as libc's own make of them (which then call past us).
+#define EXEC_LIST(first)                                                                                           \
+  va_list list;                                                                                                    \
+  size_t count = 1;                                                                                                \
+  va_start(list, first);                                                                                           \
+  while (va_arg(list, char *)) count++;                                                                            \
+  va_end(list);                                                                                                    \
+  char **arguments = __builtin_alloca((count + 1) * sizeof(char *));                                               \
+  arguments[0] = (char *)first;                                                                                    \
+  va_start(list, first);                                                                                           \
+  for (size_t i = 1; i <= count; i++) arguments[i] = va_arg(list, char *)
+EXPORT int execl(const char *path, const char *first, ...) {
+  EXEC_LIST(first);
+  va_end(list);
+  return execve(path, arguments, environ);
+}
+EXPORT int execlp(const char *file, const char *first, ...) {
+  EXEC_LIST(first);
+  va_end(list);
+  return execvpe(file, arguments, environ);
+}
+EXPORT int execle(const char *path, const char *first, ...) {
+  EXEC_LIST(first);
+  char *const *environment = va_arg(list, char *const *);
+  va_end(list);
+  return execve(path, arguments, environment);
+}
+static int spawn(__typeof__(real.posix_spawn) call, pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
+                 const posix_spawnattr_t *attributes, char *const *arguments, char *const *environment) {
+  KEEPING(environment);
+  return call(pid, path, actions, attributes, arguments, environment);
+}
 EXPORT int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
                        const posix_spawnattr_t *attributes, char *const *arguments, char *const *environment) {
-  return REAL(posix_spawn)(pid, path, actions, attributes, arguments, KEEPING(environment));
+  return spawn(REAL(posix_spawn), pid, path, actions, attributes, arguments, environment);
 }
 EXPORT int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *actions,
                         const posix_spawnattr_t *attributes, char *const *arguments, char *const *environment) {
-  return REAL(posix_spawnp)(pid, file, actions, attributes, arguments, KEEPING(environment));
+  return spawn(REAL(posix_spawnp), pid, file, actions, attributes, arguments, environment);
 }
 
 // libuv, some runtimes and test suites name these calls by number.

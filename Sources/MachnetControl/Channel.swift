@@ -1,5 +1,6 @@
 import CLinux
 import CMachnetABI
+import MachnetChannel
 import MachnetEngine
 
 /// The control thread's books on one channel. The application can write every word of the memory, so nothing that
@@ -90,7 +91,8 @@ final class Channel {
     }
   }
 
-  enum State: UInt32 { case free, live, closed }
+  /// MN_ENDPOINT_*
+  enum State: UInt32 { case free, live, closed, left }
 
   /// Release: pairs with an application's acquire before it looks at the rings.
   func setState(_ index: UInt32, _ state: State) {
@@ -105,6 +107,23 @@ final class Channel {
       unsafe mn_load_relaxed_u64(memory.base + Int(rings.lowerBound + offset)) > 64 << 10
     }
     if touched { memory.punchHole(offset: rings.lowerBound, length: rings.upperBound - rings.lowerBound) }
+  }
+
+  /// Datagrams in the RX rings of a block that no engine touches: information, because the application writes the heads.
+  func unread(_ index: UInt32) -> Int {
+    var count = 0
+    let rings = shape.rings(of: index)
+    for offset in shape.ringOffsets.dropFirst() {
+      var reader = unsafe RingReader(unsafe: memory.base + Int(rings.lowerBound + offset), capacity: shape.receiveRing)
+      // (A ring has no room for more records than lines; an application that writes on must not keep this thread.)
+      var lines = shape.receiveRing / UInt32(MN_RECORD_HEADER)
+      while lines > 0, case .record(let record) = reader.peek() {
+        reader.advance(record)
+        count += 1
+        lines -= 1
+      }
+    }
+    return count
   }
 
   /// What the application says about itself: never more than information.
@@ -129,6 +148,10 @@ final class Endpoint {
   /// As /proc/PID/fd names the shadow.
   let inode: UInt64
   let opened = mn_linux_monotonic()
+  /// Its application reads on what its rings hold (MN_CLOSE_KEEPING), and closes it again.
+  var isKept = false
+  /// And all engines have let go of it.
+  var isLeft = false
   /// Host byte order; 0: the wildcard.
   var address: UInt32
   var peer: Peer?

@@ -28,7 +28,8 @@ extension ControlServer {
       try connect(request, message.descriptors[0], endpoint, &reply)
       return []
     case MN_REQUEST_CLOSE:
-      close(try endpoint(of: request, connection))
+      guard request.flags & ~UInt32(MN_CLOSE_KEEPING) == 0 else { throw .lie }
+      close(try endpoint(of: request, connection, kept: true), keeping: request.flags != 0)
       return []
     case MN_REQUEST_STATUS:
       try requestStatus(request, name)
@@ -59,12 +60,13 @@ extension ControlServer {
     return channel
   }
 
-  private func endpoint(of request: mn_request, _ connection: Connection) throws(Refusal) -> Endpoint {
+  /// - Parameter kept: whether one that has been closed, and kept, is meant as well.
+  private func endpoint(of request: mn_request, _ connection: Connection, kept: Bool = false) throws(Refusal) -> Endpoint {
     let channel = try channel(of: request, connection)
     guard request.endpoint < UInt32(channel.endpoints.count) else { throw .lie }
-    guard let endpoint = channel.endpoints[Int(request.endpoint)], endpointsByCookie[endpoint.cookie] === endpoint else {
-      throw Refusal(ENOENT)
-    }
+    guard let endpoint = channel.endpoints[Int(request.endpoint)],
+      endpointsByCookie[endpoint.cookie] === endpoint || kept && endpoint.isKept
+    else { throw Refusal(ENOENT) }
     return endpoint
   }
 
@@ -149,9 +151,17 @@ extension ControlServer {
     fill(&reply, endpoint)
   }
 
-  private func close(_ endpoint: Endpoint) {
+  private func close(_ endpoint: Endpoint, keeping: Bool) {
     guard let channel = channels[endpoint.reference.channel] else { return }
+    if endpoint.isKept {
+      guard !keeping else { return }
+      endpoint.isKept = false
+      // (Else the engines have not all let go of it yet.)
+      if endpoint.isLeft { free(endpoint, of: channel) }
+      return
+    }
     channel.setState(endpoint.reference.index, .closed)
+    endpoint.isKept = keeping
     forget(endpoint)
     depart(endpoint, of: channel)
   }

@@ -68,7 +68,7 @@ extension ControlServer {
       controlSocket: config.control.socket, connections: connections.count, channels: channels.count,
       endpoints: endpointCount, departing: departing.count, requests: counters.requests, refusedRequests: counters.refusedRequests,
       refusedConnections: counters.refusedConnections, disconnectedLiars: counters.lies,
-      damagedChannels: counters.damagedChannels)
+      damagedChannels: counters.damagedChannels, abandonedDatagrams: counters.abandonedDatagrams)
   }
 
   private func status(of engine: EngineControl) -> StatusReport.EngineStatus {

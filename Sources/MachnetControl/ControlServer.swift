@@ -282,6 +282,9 @@ public final class ControlServer: @unchecked Sendable {
   func remove(_ identifier: UInt32) {
     guard let channel = channels.removeValue(forKey: identifier) else { return }
     connections[channel.owner]?.channels.remove(identifier)
+    for case let endpoint? in channel.endpoints where endpoint.isLeft {
+      counters.abandonedDatagrams += UInt64(channel.unread(endpoint.reference.index))
+    }
     unsafe mn_store_release_u32(channel.memory.base + Int(MN_OFFSET_CHANNEL_DAMAGED), 1)
     for case let endpoint? in channel.endpoints where endpointsByCookie[endpoint.cookie] === endpoint {
       channel.setState(endpoint.reference.index, .closed)
@@ -360,13 +363,24 @@ public final class ControlServer: @unchecked Sendable {
     departing.removeAll { departure in
       guard departure.tickets.allSatisfy({ engine, ticket in engine.isDone(ticket) }) else { return false }
       if let endpoint = departure.endpoint {
-        let index = endpoint.reference.index
-        departure.channel.reclaim(index)
-        departure.channel.setState(index, .free)
-        departure.channel.endpoints[Int(index)] = nil
+        if endpoint.isKept {
+          endpoint.isLeft = true
+          departure.channel.setState(endpoint.reference.index, .left)
+        } else {
+          free(endpoint, of: departure.channel)
+        }
       }
       return true
     }
+  }
+
+  /// The block may be another endpoint's. No engine knows this one any more.
+  func free(_ endpoint: Endpoint, of channel: Channel) {
+    let index = endpoint.reference.index
+    if endpoint.isLeft { counters.abandonedDatagrams += UInt64(channel.unread(index)) }
+    channel.reclaim(index)
+    channel.setState(index, .free)
+    channel.endpoints[Int(index)] = nil
   }
 }
 
@@ -415,6 +429,7 @@ struct ControlCounters {
   /// Messages that no client of ours sends.
   var lies: UInt64 = 0
   var damagedChannels: UInt64 = 0
+  var abandonedDatagrams: UInt64 = 0
 }
 
 /// A request as it came: bytes and descriptors. The descriptors are closed with it.

@@ -26,6 +26,9 @@ public struct StatusReport: Codable, Sendable {
     public var departing: Int
     /// Since the start.
     public var requests, refusedRequests, refusedConnections, disconnectedLiars, damagedChannels: UInt64
+    /// Since the start: what lay in the rings of sockets that went back to the kernel, and was never received (their
+    /// programs have become others by exec, or have closed them).
+    public var abandonedDatagrams: UInt64
   }
 
   public struct EngineStatus: Codable, Sendable {

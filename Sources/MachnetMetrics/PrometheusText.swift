@@ -22,6 +22,9 @@ public enum PrometheusText {
       "machnet_refused_connections_total", .counter, "Control connections beyond the limits.", Double(daemon.refusedConnections))
     page.add("machnet_damaged_channels_total", .counter, "Channels in which an engine found a lie.", Double(daemon.damagedChannels))
     page.add(
+      "machnet_abandoned_datagrams_total", .counter, "Datagrams left in the rings of sockets that went back to the kernel.",
+      Double(daemon.abandonedDatagrams))
+    page.add(
       "machnet_disconnected_clients_total", .counter, "Clients that sent what no client sends.", Double(daemon.disconnectedLiars))
 
     var sockets: [String: Int] = [:]

@@ -108,6 +108,7 @@ private func heading(_ daemon: StatusReport.DaemonStatus) -> String {
   let trouble = [
     ("refused requests", daemon.refusedRequests), ("refused connections", daemon.refusedConnections),
     ("disconnected liars", daemon.disconnectedLiars), ("damaged channels", daemon.damagedChannels),
+    ("datagrams left behind", daemon.abandonedDatagrams),
   ].filter { $0.1 > 0 }
   if !trouble.isEmpty { text += "\n" + trouble.map { "\($0.1) \($0.0)" }.joined(separator: ", ") }
   return text

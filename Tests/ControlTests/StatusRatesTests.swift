@@ -12,7 +12,7 @@ private func report(
     json: """
       { "daemon": { "pid": 1, "uptime_seconds": \(uptime), "epoch": "\(epoch)", "rules_generation": 1, "rules": 0,
           "control_socket": "", "connections": 0, "channels": 0, "endpoints": 1, "departing": 0, "requests": 0,
-          "refused_requests": 0, "refused_connections": 0, "disconnected_liars": 0, "damaged_channels": 0 },
+          "refused_requests": 0, "refused_connections": 0, "disconnected_liars": 0, "damaged_channels": 0, "abandoned_datagrams": 0 },
         "engines": [ { "index": 0, "polling": "adaptive", "sleeping": \(sleeping), "interfaces": [], "drops": { "ip_checksum": \(busy) },
           "sessions": [\(sessionSent.map { session(sent: $0) } ?? "")],
           "iterations": \(iterations), "busy_iterations": \(busy), "sleep_nanoseconds": \(slept) } ],

@@ -224,6 +224,30 @@ final class TestApplication {
 
   func block(_ index: UInt32) -> mn_endpoint { unsafe (base + Int(mn_endpoint_offset(index))).load(as: mn_endpoint.self) }
 
+  /// Datagrams in the RX ring of engine 0, as if it had delivered them.
+  func deliver(_ index: UInt32, count: Int) {
+    let rings = mn_rings_offset(
+      index, header.endpoint_capacity, header.engine_count, header.tx_capacity, header.rx_capacity)
+    let ring = unsafe base + Int(rings + mn_ring_stride(UInt64(header.tx_capacity)))
+    var writer = unsafe RingWriter(unsafe: ring, capacity: header.rx_capacity)
+    for _ in 0..<count {
+      if let record = writer.reserve(1000) { writer.commit(record) }
+    }
+    writer.publish()
+  }
+
+  func unread(_ index: UInt32) -> Int {
+    let rings = mn_rings_offset(
+      index, header.endpoint_capacity, header.engine_count, header.tx_capacity, header.rx_capacity)
+    var reader = unsafe RingReader(unsafe: base + Int(rings + mn_ring_stride(UInt64(header.tx_capacity))), capacity: header.rx_capacity)
+    var count = 0
+    while case .record(let record) = reader.peek() {
+      reader.advance(record)
+      count += 1
+    }
+    return count
+  }
+
   /// A TX tail that no ring can have, and the bit that has the engine look at it.
   func publishNonsense(_ index: UInt32) {
     let rings = mn_rings_offset(
@@ -240,8 +264,9 @@ final class TestApplication {
   }
 
   /// Returns when the daemon has carried it out: a close has no reply, but requests of a connection keep their order.
-  func close(_ endpoint: UInt32) throws {
+  func close(_ endpoint: UInt32, keeping: Bool = false) throws {
     var request = client.request(MN_REQUEST_CLOSE)
+    request.flags = keeping ? UInt32(MN_CLOSE_KEEPING) : 0
     request.channel = channel
     request.endpoint = endpoint
     request.token = header.token

@@ -183,10 +183,14 @@ enum {
   MN_SOCKET_TIMESTAMPING = 4096,
 };
 
+/// LEFT: given up by a close that keeps the block. No engine touches it any more, and its application reads on what the
+/// RX rings hold.
+enum { MN_ENDPOINT_FREE = 0, MN_ENDPOINT_LIVE = 1, MN_ENDPOINT_CLOSED = 2, MN_ENDPOINT_LEFT = 3 };
+
 /// One offloaded socket. 512 bytes; each line has one kind of writer.
 struct mn_endpoint {
   // engine and control
-  uint32_t state; /* control: 0 free, 1 live, 2 closed by the daemon */
+  uint32_t state; /* control: MN_ENDPOINT_* */
   uint32_t error;              /* engine sets, app exchanges with 0: pending SO_ERROR (an errno value) */
   uint64_t rx_drops;           /* engine: datagrams that found the RX ring full */
   uint32_t generation;         /* control: counts the uses of this block */
@@ -311,6 +315,7 @@ enum {
 enum {
   MN_OPEN_PEER = 1,        /* peer/peer_port are set: the kernel could not connect the shadow itself */
   MN_OPEN_REUSEPORT = 2,
+  MN_CLOSE_KEEPING = 4, /* the block stays the application's until it closes it again, or the channel ends */
 };
 
 struct mn_request {

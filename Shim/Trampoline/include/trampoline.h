@@ -204,6 +204,8 @@ static inline uint32_t mn_thread_id(void) {
   return __builtin_expect(known != 0, 1) ? known : mn_thread_id_ask();
 }
 void mn_thread_id_forget(void);
+/// A call that waits for nothing is a cancellation point all the same, where it has time for that.
+void mn_cancellation_point(void);
 /// Whether this thread is at the process's lock (or waits for it): what interrupts it must not wait.
 bool mn_thread_is_inside(void);
 void mn_thread_set_inside(bool inside);
@@ -262,6 +264,7 @@ void mn_sys_signals_restore(const void *old);
 bool mn_sys_signals_restart(void);
 /// Whether the thread `tid` of this process, or of a process that shares the channel, is gone.
 bool mn_sys_thread_is_gone(uint32_t tid);
+int32_t mn_sys_process_id(void);
 /// Anonymous memory, zeroed, never returned by accident to a malloc; NULL on failure.
 void *mn_sys_map(size_t size);
 void *mn_sys_map_shared(int32_t fd, size_t size, bool writable);

@@ -203,6 +203,27 @@ CASE(cancel_blocked, "pthread_cancel of a blocked receive: nothing of it stays")
   CALL("  bind to its port = %s", bind(again, (void *)&name, sizeof name));
 }
 
+static void *look_on(void *fd) {
+  while (fd) recv((int)(intptr_t)fd, taken, sizeof taken, MSG_DONTWAIT);
+  return NULL;
+}
+CASE(cancel_looking, "pthread_cancel of a thread that receives without waiting, over and over") {
+  int a = udp("a"), b = udp("b");
+  send_to(b, a, 1, 10);
+  settle(a);
+  pthread_t thread;
+  pthread_create(&thread, NULL, look_on, (void *)(intptr_t)a);
+  struct pollfd entry = {a, POLLIN, 0};
+  while (poll(&entry, 1, 0) != 0) usleep(1000);
+  pthread_cancel(thread);
+  void *result = NULL;
+  pthread_join(thread, &result);
+  say("  cancelled: %s", result == PTHREAD_CANCELED ? "yes" : "no");
+  send_to(b, a, 2, 10);
+  settle(a);
+  show_recv("recv", a, 100, MSG_DONTWAIT);
+}
+
 static sigjmp_buf escape;
 static void jump(int signal) { siglongjmp(escape, 1); }
 CASE(jump_out, "siglongjmp out of a blocked receive: nothing of it stays") {
@@ -438,5 +459,251 @@ CASE(case_38_unseen, "a number that was closed and given out again unseen: what 
     }
     close(fd);
     if (other >= 0) close(other);
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------ passed on
+
+/// What poll, epoll and a receive that does not wait have to say of a socket.
+static void show_ready(const char *what, int fd, int epoll) {
+  struct pollfd entry = {fd, POLLIN, 0};
+  struct epoll_event event = {0};
+  int polled = poll(&entry, 1, 0);
+  say("  %s: poll = %d %#x", what, polled, entry.revents);
+  CALL("  epoll_wait = %s, %#x", epoll_wait(epoll, &event, 1, 0), event.events);
+}
+
+CASE(passed, "SCM_RIGHTS: what was queued is there for the sender, what comes later for both") {
+  for (int batched = 0; batched < 2; batched++) {
+    int a = udp("a"), b = udp("b"), epoll = keep(epoll_create1(0));
+    struct epoll_event event = {.events = EPOLLIN};
+    if (epoll_ctl(epoll, EPOLL_CTL_ADD, a, &event) != 0) give_up("epoll_ctl");
+    // Enough to go through the rings more than once.
+    for (int i = 0; i < 300; i++) {
+      send_to(b, a, 9, 1400);
+      settle(a);
+      recv(a, inbox, sizeof inbox, 0);
+    }
+    for (unsigned i = 1; i <= 3; i++) send_to(b, a, i, 10);
+    settle(a);
+    wait_sent(b);
+    int index = peer_adopt(&a, 1, batched);
+    for (unsigned i = 4; i <= 5; i++) send_to(b, a, i, 10);
+    wait_sent(b);
+    for (int i = 0; i < 5; i++) {
+      show_ready("queued", a, epoll);
+      show_recvmsg("in order", a, 100, MSG_DONTWAIT, 128, 64);
+    }
+    show_ready("nothing", a, epoll);
+    show_recv("nothing", a, 100, MSG_DONTWAIT);
+    send_to(b, a, 6, 10);
+    show_peer("at the peer", index);
+    send_to(b, a, 7, 10);
+    settle(a);
+    show_recv("at the sender", a, 100, 0);
+    struct sockaddr_in to_b = name_of(b);
+    CALL("  sendto = %s", sendto(a, payload(8, 10), 10, 0, (void *)&to_b, sizeof to_b));
+    settle(b);
+    show_recvmsg("at b", b, 100, 0, 128, 64);
+    struct sockaddr_in name = name_of(a);
+    drop(a);
+    sendto(b, payload(9, 10), 10, 0, (void *)&name, sizeof name);
+    show_peer("after the sender's close", index);
+    int again = unbound(AF_INET, 0);
+    CALL("  bind to the port = %s", bind(again, (void *)&name, sizeof name));
+    peer_close(index);
+    CALL("  bind to the port = %s", bind(again, (void *)&name, sizeof name));
+    drop(again);
+  }
+}
+
+CASE(passed_blocked, "SCM_RIGHTS while a thread is blocked in the socket") {
+  int a = udp("a"), b = udp("b");
+  send_to(b, a, 1, 10);
+  settle(a);
+  recv(a, inbox, 100, 0);
+  struct blocked receiver;
+  start(&receiver, a, by_recv);
+  int index = peer_adopt(&a, 1, false);
+  send_to(b, a, 2, 10);
+  finish(&receiver, "recv");
+  send_to(b, a, 3, 10);
+  show_peer("at the peer", index);
+}
+
+CASE(passed_kinds, "SCM_RIGHTS: sockets that are not bound, connected, one of two descriptors, several at once") {
+  int fresh = unbound(AF_INET, 0), connected = udp("connected"), two = udp("two"), b = udp("b"), twin = keep(dup(two));
+  struct sockaddr_in to_b = name_of(b), any = ipv4("127.0.0.1", 0);
+  connect(connected, (void *)&to_b, sizeof to_b);
+  int all[] = {fresh, connected, twin, b};
+  int index = peer_adopt(all, 4, false);
+  CALL("  bind = %s", bind(fresh, (void *)&any, sizeof any));
+  know(port_of(fresh), "fresh");
+  send_to(two, fresh, 1, 10);
+  show_peer("fresh", index);
+  send_to(b, connected, 2, 10);
+  show_peer("connected", index + 1);
+  CALL("  send = %s", send(connected, payload(3, 10), 10, 0));
+  show_peer("b", index + 3);
+  send_to(b, two, 4, 10);
+  show_peer("twin", index + 2);
+  send_to(b, two, 5, 10);
+  settle(two);
+  show_recv("two", two, 100, 0);
+}
+
+// descriptors --receive FD: what an exec leads to.
+__attribute__((constructor)) static void inherited(int count, char **words) {
+  if (count != 3 || strcmp(words[1], "--receive")) return;
+  int fd = atoi(words[2]);
+  struct timeval limit = {5, 0};
+  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  ssize_t n = recv(fd, content, sizeof content, 0);
+  printf("    received %zd, %s\n", n, n > 0 ? identify(content, (size_t)n) : strerrorname_np(errno));
+  fflush(stdout);
+  _exit(0);
+}
+CASE(exec_inherits, "exec: the new program has the socket, and what arrives from then on") {
+  int b = udp("b");
+  for (int round = 0; round < 10; round++) {
+    int up[2], ended[2];
+    if (pipe2(up, O_CLOEXEC) != 0 || pipe2(ended, O_CLOEXEC) != 0) give_up("pipe2");
+    pid_t child = fork();
+    if (child == 0) {
+      int a = udp("a");
+      char number[16];
+      // It is used before: by the rings, where there are rings.
+      send_to(a, a, 1, 10);
+      settle(a);
+      recv(a, inbox, 100, 0);
+      uint16_t port = port_of(a);
+      if (write(up[1], &port, sizeof port) != sizeof port) _exit(1);
+      snprintf(number, sizeof number, "%d", a);
+      execl("/proc/self/exe", "descriptors", "--receive", number, (char *)NULL);
+      _exit(1);
+    }
+    close(up[1]);
+    uint16_t port = 0;
+    if (read(up[0], &port, sizeof port) != sizeof port) give_up("the child");
+    // Its descriptors with FD_CLOEXEC are closed: the exec has happened.
+    char byte;
+    if (read(up[0], &byte, 1) != 0) give_up("exec");
+    send_to_port(b, -1, port, 20 + (unsigned)round);
+    int status = 0;
+    waitpid(child, &status, 0);
+    say("  exit status %d", WEXITSTATUS(status));
+    close(up[0]), close(ended[0]), close(ended[1]);
+  }
+}
+
+CASE(fork_exec, "a forked child that execs has no part in the parent's socket") {
+  int a = udp("a"), b = udp("b");
+  uint16_t port = port_of(a);
+  fcntl(a, F_SETFD, FD_CLOEXEC);
+  send_to(b, a, 1, 10);
+  settle(a);
+  recv(a, inbox, 100, 0);
+  int held[2];
+  if (pipe(held) != 0) give_up("pipe");
+  pid_t child = fork();
+  if (child == 0) {
+    dup2(held[0], 0);
+    close(held[1]);
+    execlp("cat", "cat", (char *)NULL);
+    _exit(1);
+  }
+  close(held[0]);
+  fcntl(held[1], F_SETFD, FD_CLOEXEC);
+  // The child is another program when its standard input is all that it reads.
+  for (char path[64], name[32] = ""; strncmp(name, "cat", 3);) {
+    snprintf(path, sizeof path, "/proc/%d/comm", child);
+    int fd = open(path, O_RDONLY);
+    if (fd < 0 || read(fd, name, sizeof name - 1) < 0) give_up("comm");
+    close(fd);
+  }
+  send_to(b, a, 2, 10);
+  settle(a);
+  show_recv("the parent's", a, 100, 0);
+  CALL("  close = %s", close(a));
+  int again = unbound(AF_INET, 0);
+  struct sockaddr_in name = ipv4("127.0.0.1", port);
+  CALL("  bind to the port = %s", bind(again, (void *)&name, sizeof name));
+  know(port, "again");
+  for (unsigned i = 3; i < 6; i++) {
+    send_to(b, again, i, 10);
+    settle(again);
+    show_recv("at the new socket", again, 100, MSG_DONTWAIT);
+  }
+  CALL("  close = %s", close(again));
+  CALL("  connect = %s", connect(b, (void *)&name, sizeof name));
+  CALL("  send = %s", send(b, "x", 1, 0));
+  show_recv("refused", b, 100, 0);
+  close(held[1]);
+  waitpid(child, NULL, 0);
+}
+
+CASE(vfork_closes, "vfork: what the child closes, replaces and duplicates stays the parent's (case 7)") {
+  int a = udp("a"), b = udp("b"), c = udp("c"), epoll = keep(epoll_create1(0));
+  struct epoll_event event = {.events = EPOLLIN};
+  epoll_ctl(epoll, EPOLL_CTL_ADD, a, &event);
+  send_to(b, a, 1, 10);
+  settle(a);
+  volatile int fds[] = {a, b, c, epoll};
+  pid_t child = vfork();
+  if (child == 0) {
+    dup2(fds[1], fds[2]);
+    dup2(0, fds[1]);
+    close(fds[0]);
+    close(fds[3]);
+    close_range(3, ~0u, 0);
+    _exit(0);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  say("  exit status %d", WEXITSTATUS(status));
+  CALL("  epoll_wait = %s", epoll_wait(epoll, &event, 1, 1000));
+  show_recv("what was queued", a, 100, MSG_DONTWAIT);
+  send_to(b, a, 2, 10);
+  settle(a);
+  show_recvmsg("from b", a, 100, 0, 128, 64);
+  send_to(b, c, 3, 10);
+  settle(c);
+  show_recv("c is not b", c, 100, 0);
+}
+
+CASE(fork_exits, "a forked child that has ended has no part in the parent's socket (cases 24, 26)") {
+  for (int how = 0; how < 3; how++) {
+    int a = udp("a"), b = udp("b");
+    uint16_t port = port_of(a);
+    send_to(b, a, 1, 10);
+    settle(a);
+    recv(a, inbox, 100, 0);
+    for (int i = 0; i < 3; i++) {
+      pid_t child = fork();
+      if (child == 0) {
+        if (how == 1) close(a);
+        if (how == 2) kill(getpid(), SIGKILL);
+        _exit(0);
+      }
+      waitpid(child, NULL, 0);
+    }
+    send_to(b, a, 2, 10);
+    settle(a);
+    show_recv("the parent's", a, 100, 0);
+    drop(a);
+    struct sockaddr_in name = ipv4("127.0.0.1", port);
+    int again = unbound(AF_INET, 0);
+    CALL("  bind to the port = %s", bind(again, (void *)&name, sizeof name));
+    know(port, "again");
+    for (unsigned i = 3; i < 6; i++) {
+      send_to(b, again, i, 10);
+      settle(again);
+      show_recv("at the new socket", again, 100, MSG_DONTWAIT);
+    }
+    drop(again);
+    CALL("  connect = %s", connect(b, (void *)&name, sizeof name));
+    CALL("  send = %s", send(b, "x", 1, 0));
+    show_recv("refused", b, 100, MSG_DONTWAIT);
+    drop(b);
   }
 }

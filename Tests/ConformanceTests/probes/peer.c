@@ -31,7 +31,10 @@ static void receive(int fd, struct peer_reply *reply) {
 int main(void) {
   struct peer_command command;
   memset(sockets, -1, sizeof sockets);
-  while (read(PEER_FD, &command, sizeof command) == sizeof command) {
+  struct iovec vector = {&command, sizeof command};
+  char room[CMSG_SPACE(8 * sizeof(int))] __attribute__((aligned(8)));
+  struct msghdr m = {.msg_iov = &vector, .msg_iovlen = 1, .msg_control = room};
+  while (m.msg_controllen = sizeof room, recvmsg(PEER_FD, &m, 0) == sizeof command) {
     struct peer_reply reply = {0};
     int fd = command.index >= 0 && command.index < used ? sockets[command.index] : -1;
     switch (command.kind) {
@@ -66,6 +69,11 @@ int main(void) {
     }
     case PEER_OPTION: reply.result = setsockopt(fd, command.level, command.name, &command.value, sizeof command.value); break;
     case PEER_RECEIVE: receive(fd, &reply); break;
+    case PEER_ADOPT:
+      reply.result = used;
+      for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c))
+        for (size_t at = 0; CMSG_LEN(at) < c->cmsg_len && used < 64; at += sizeof(int)) memcpy(&sockets[used++], CMSG_DATA(c) + at, sizeof(int));
+      break;
     }
     reply.error = errno;
     if (write(PEER_FD, &reply, sizeof reply) != sizeof reply) return 1;

@@ -379,7 +379,7 @@ __attribute__((unused)) static void show_option(const char *what, int fd, int le
 
 // ------------------------------------------------------------------------------------------------------ the peer
 
-enum { PEER_OPEN = 1, PEER_CLOSE, PEER_SEND, PEER_RECEIVE, PEER_CONNECT, PEER_OPTION };
+enum { PEER_OPEN = 1, PEER_CLOSE, PEER_SEND, PEER_RECEIVE, PEER_CONNECT, PEER_OPTION, PEER_ADOPT };
 struct peer_command {
   int kind, index, family;
   uint16_t port;
@@ -425,6 +425,20 @@ __attribute__((unused)) static void peer_connect(int index, int to) {
 __attribute__((unused)) static void peer_option(int index, int level, int name, int value) {
   struct peer_reply r = ask_peer((struct peer_command){.kind = PEER_OPTION, .index = index, .level = level, .name = name, .value = value});
   if (r.result != 0) give_up("the peer's setsockopt");
+}
+/// The peer gets descriptors (SCM_RIGHTS); returns the index of the first. `batched`: by sendmmsg.
+__attribute__((unused)) static int peer_adopt(const int *fds, int count, bool batched) {
+  struct peer_command command = {.kind = PEER_ADOPT};
+  struct iovec vector = {&command, sizeof command};
+  char room[CMSG_SPACE(8 * sizeof(int))] __attribute__((aligned(8))) = {0};
+  struct mmsghdr m = {.msg_hdr = {.msg_iov = &vector, .msg_iovlen = 1, .msg_control = room, .msg_controllen = CMSG_SPACE((size_t)count * sizeof(int))}};
+  struct cmsghdr *c = CMSG_FIRSTHDR(&m.msg_hdr);
+  *c = (struct cmsghdr){.cmsg_len = CMSG_LEN((size_t)count * sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+  memcpy(CMSG_DATA(c), fds, (size_t)count * sizeof(int));
+  if (batched ? sendmmsg(PEER_FD, &m, 1, 0) != 1 : sendmsg(PEER_FD, &m.msg_hdr, 0) != sizeof command) give_up("descriptors for the peer");
+  struct peer_reply reply;
+  if (read(PEER_FD, &reply, sizeof reply) != sizeof reply || reply.result < 0) give_up("the peer does not answer");
+  return (int)reply.result;
 }
 __attribute__((unused)) static void peer_close(int index) { ask_peer((struct peer_command){.kind = PEER_CLOSE, .index = index}); }
 /// What arrives at the peer (it waits): size, content, sender, time to live, type of service.
