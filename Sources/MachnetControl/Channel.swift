@@ -150,6 +150,8 @@ final class Endpoint {
   let opened = mn_linux_monotonic()
   /// Its application reads on what its rings hold (MN_CLOSE_KEEPING), and closes it again.
   var isKept = false
+  /// Looks in a row that did not find its socket (`closeOrphans`).
+  var misses = 0
   /// And all engines have let go of it.
   var isLeft = false
   /// Host byte order; 0: the wildcard.

@@ -166,6 +166,29 @@ extension ControlServer {
     depart(endpoint, of: channel)
   }
 
+  /// Closes endpoints whose sockets are no more, and nobody has said so: a forked child that held the last descriptor has ended,
+  /// or a raw system call has closed it. Their ports may be other programs' by now, whose datagrams would go to rings that
+  /// nobody reads. The blocks stay their processes', which may not know yet.
+  ///
+  /// Each second for a few sockets, each minute for thousands; three looks in a row must agree. (Sockets of other network
+  /// namespaces are not seen from here.)
+  func closeOrphans() {
+    ticksToOrphans -= 1
+    guard ticksToOrphans <= 0, endpointCount > 0 else { return }
+    ticksToOrphans = min(60, 1 + endpointCount / 64)
+    let limit = 65536
+    if cookies.isEmpty { cookies = Array(repeating: 0, count: limit) }
+    let count = Int(unsafe mnc_udp_cookies(&cookies, Int32(limit)))
+    guard count >= 0 && count <= limit else { return }
+    let living = Set(cookies[..<count])
+    for endpoint in Array(endpointsByCookie.values) where netns.isOwn(endpoint.netnsCookie) {
+      endpoint.misses = living.contains(endpoint.cookie) ? 0 : endpoint.misses + 1
+      guard endpoint.misses == 3 else { continue }
+      log.debug("the socket of pid \(endpoint.pid) at port \(endpoint.port) is gone")
+      close(endpoint, keeping: true)
+    }
+  }
+
   /// Takes an endpoint out of everybody's sight. Its block is free once the engines have let go.
   func forget(_ endpoint: Endpoint) {
     directory.leaveLocal(endpoint.key)

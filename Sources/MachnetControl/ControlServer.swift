@@ -25,6 +25,9 @@ public final class ControlServer: @unchecked Sendable {
   /// What engines are still letting go of.
   var departing: [Departure] = []
   var endpointCount = 0
+  /// Ticks until the sockets of the endpoints are looked for again, and room for their cookies.
+  var ticksToOrphans = 0
+  var cookies: [UInt64] = []
   /// One at a time.
   var capture: ActiveCapture?
   let statusWriter: StatusWriter
@@ -119,6 +122,7 @@ public final class ControlServer: @unchecked Sendable {
       let now = mn_linux_monotonic()
       if now >= nextTick {
         directory.refreshHostAddresses()
+        closeOrphans()
         nextTick = now + 1_000_000_000
       }
       finishDepartures()

@@ -149,6 +149,31 @@ import Testing
     }
   }
 
+  /// Closed by a raw system call, or by the death of a forked child.
+  @Test func anEndpointEndsWithItsSocketAlthoughNobodySaysSo() throws {
+    try withDaemon { daemon in
+      let application = try TestApplication(daemon)
+      let living = TestSocket()
+      try living.bind()
+      let kept = try application.open(living).header.endpoint
+      var port: UInt16 = 0
+      do {
+        let socket = TestSocket()
+        port = try socket.bind()
+        #expect(try application.open(socket).header.status == 0)
+        #expect(daemon.directory.directory.hasLocalEndpoint(netns: 0, address: 0x7f00_0001, port: port))
+      }
+      let limit = Date(timeIntervalSinceNow: 20)
+      while daemon.directory.directory.hasLocalEndpoint(netns: 0, address: 0x7f00_0001, port: port) && Date() < limit { sched_yield() }
+      #expect(!daemon.directory.directory.hasLocalEndpoint(netns: 0, address: 0x7f00_0001, port: port))
+      #expect(application.block(kept).state == UInt32(MN_ENDPOINT_LIVE))
+      #expect(try daemon.status().sockets.count == 1)
+      // The application hears of it later, and closes what it believes to be open.
+      try application.close(1 - kept)
+      #expect(try daemon.eventually { _ in application.block(1 - kept).state == 0 })
+    }
+  }
+
   @Test func aSecondChannelIsGrantedUpToTheLimit() throws {
     try withDaemon(change: { $0.channel.maximumPerProcess = 2 }) { daemon in
       let application = try TestApplication(daemon)

@@ -1,21 +1,29 @@
-"""Passes a UDP socket that is in use to another process (SCM_RIGHTS): pass_socket.py shimmed|plain.
+"""Passes a UDP socket that is in use to another process (SCM_RIGHTS), by a Unix socket at PATH.
 
-The receiver is started with this process's environment, or without LD_PRELOAD. Prints what either side gets.
+  pass_socket.py receiver PATH | sender PATH
+
+Prints what either side gets.
 """
 import os
 import socket
-import subprocess
 import sys
 
 COUNT = 200
 
 
-def receiver():
-    channel = socket.socket(fileno=int(sys.argv[2]))
+def receiver(path):
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    # It is there when it can be connected to.
+    listener.bind(path + ".new")
+    listener.listen(1)
+    os.rename(path + ".new", path)
+    channel, _ = listener.accept()
     _, (fd,), _, _ = socket.recv_fds(channel, 10, 1)
     shared = socket.socket(fileno=fd)
     shared.settimeout(5)
     channel.send(b"has it")
+    # On the kernel what is queued would be ours as well.
+    assert channel.recv(100) == b"go on"
     numbers = [int(shared.recv(100)) for _ in range(COUNT)]
     channel.send(b"in order" if numbers == list(range(COUNT)) else repr(numbers).encode()[:200])
     # The other side has closed its descriptor by now.
@@ -23,7 +31,7 @@ def receiver():
     channel.send(shared.recv(100))
 
 
-def main():
+def sender(path):
     shared = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     shared.bind(("127.0.0.1", 0))
     name = shared.getsockname()
@@ -34,26 +42,20 @@ def main():
     for number in range(3):
         sender.sendto(b"queued %d" % number, name)
 
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    environment = dict(os.environ)
-    if sys.argv[1] == "plain":
-        environment.pop("LD_PRELOAD", None)
-    child = subprocess.Popen(
-        [sys.executable, __file__, "receiver", str(theirs.fileno())], pass_fds=[theirs.fileno()], env=environment)
-    theirs.close()
-    # What is queued would be the receiver's as well: it is taken before.
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    channel.connect(path)
+    # One is left when the socket goes.
     print([shared.recv(100).decode() for _ in range(2)])
-    # One stays in the queue, and is the first that is found.
-    socket.send_fds(ours, [b"socket"], [shared.fileno()])
-    print(shared.recv(100).decode(), ours.recv(100).decode())
+    socket.send_fds(channel, [b"socket"], [shared.fileno()])
+    print(shared.recv(100).decode(), channel.recv(100).decode())
+    channel.send(b"go on")
     for number in range(COUNT):
         sender.sendto(b"%d" % number, name)
-    print(ours.recv(1000).decode())
+    print(channel.recv(1000).decode())
     shared.close()
     sender.sendto(b"after the close", name)
-    ours.send(b"closed")
-    print(ours.recv(1000).decode())
-    print("exit status", child.wait())
+    channel.send(b"closed")
+    print(channel.recv(1000).decode())
 
 
-receiver() if sys.argv[1] == "receiver" else main()
+{"receiver": receiver, "sender": sender}[sys.argv[1]](sys.argv[2])

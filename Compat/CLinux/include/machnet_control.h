@@ -91,6 +91,10 @@ int mnc_socket_protocol(const char *path, char *name, size_t size);
 /// SO_NETNS_COOKIE of the caller's network namespace. -ENOPROTOOPT before Linux 5.14.
 int mnc_own_netns_cookie(uint64_t *cookie);
 
+/// SO_COOKIE of every bound UDP socket of the caller's network namespace (sock_diag(7)), at most `limit` of them. Returns how many
+/// there are, which may be more than `limit`; negative: the kernel does not tell (no udp_diag).
+int mnc_udp_cookies(uint64_t *cookies, int limit);
+
 /// The IPv4 addresses of the caller's network namespace that are up, host byte order. Returns how many were stored.
 int mnc_host_addresses(uint32_t *addresses, int limit);
 
