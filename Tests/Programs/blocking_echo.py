@@ -1,10 +1,10 @@
 """UDP echo with blocking sockets.
 
     blocking_echo.py server ADDRESS PORT
-    blocking_echo.py client ADDRESS PORT COUNT SIZE,SIZE,... [ATTEMPTS]
+    blocking_echo.py client ADDRESS PORT COUNT SIZE,SIZE,... [ATTEMPTS SECONDS]
 
-The client sends COUNT datagrams of the sizes in turn, each until its very bytes come back (at most ATTEMPTS times in ten
-seconds, 10 by default), and prints `ok COUNT`. The echo programs in the other languages do the same.
+The client sends COUNT datagrams of the sizes in turn, each until its very bytes come back (at most ATTEMPTS times,
+10 by default, SECONDS apart, 1 by default), and prints `ok COUNT`. The echo programs in the other languages do the same.
 """
 
 import socket
@@ -24,9 +24,9 @@ def serve(address, port):
             sock.sendto(data, peer)
 
 
-def ask(address, port, count, sizes, attempts):
+def ask(address, port, count, sizes, attempts=10, seconds=1):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(10 / attempts)
+        sock.settimeout(seconds)
         for number in range(count):
             sent = payload(number, sizes[number % len(sizes)])
             for _ in range(attempts):
@@ -49,4 +49,4 @@ if __name__ == "__main__":
         serve(sys.argv[2], int(sys.argv[3]))
     else:
         ask(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), [int(size) for size in sys.argv[5].split(",")],
-            int((sys.argv[6:] or ["10"])[0]))
+            *(int(word) for word in sys.argv[6:8]))
