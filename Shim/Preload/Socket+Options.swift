@@ -173,8 +173,8 @@ public func shutdown(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ how: Int32
   let result = mn_real_shutdown(fd, how)
   guard let socket = unsafe Socket.from(entry), how >= 0, how <= 2 else { return result }
   // On Linux even the shutdown of an unconnected socket, which reports ENOTCONN, takes effect.
-  if how != Int32(MN_SHUT_WR) { unsafe socket.pointee.shut |= UInt32(MN_SOCKET_SHUTDOWN_READ) }
-  if how != Int32(MN_SHUT_RD) { unsafe socket.pointee.shut |= UInt32(MN_SOCKET_SHUTDOWN_WRITE) }
+  if how != Int32(MN_SHUT_WR) { _ = unsafe mn_fetch_or_u32(&socket.pointee.shut, UInt32(MN_SOCKET_SHUTDOWN_READ)) }
+  if how != Int32(MN_SHUT_RD) { _ = unsafe mn_fetch_or_u32(&socket.pointee.shut, UInt32(MN_SOCKET_SHUTDOWN_WRITE)) }
   // The note comes before the look for an endpoint: pairs with `adopt`.
   mn_fence()
   guard unsafe socket.pointee.endpoint != nil else { return result }

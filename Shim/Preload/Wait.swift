@@ -68,7 +68,7 @@ enum Wait {
   /// The shadow may have been shut down unseen: by another process, or by a call that was under way when it was made.
   @inline(never)
   private static func noteShutdown(_ socket: SocketPointer, _ shadow: mn_pollfd) {
-    if shadow.returned & Int16(MN_POLLRDHUP) != 0 { unsafe socket.pointee.shut |= UInt32(MN_SOCKET_SHUTDOWN_READ) }
+    if shadow.returned & Int16(MN_POLLRDHUP) != 0 { _ = unsafe mn_fetch_or_u32(&socket.pointee.shut, UInt32(MN_SOCKET_SHUTDOWN_READ)) }
   }
 
   /// The eventfd that tells those who wait on an undecided socket's shadow that it has its endpoint.

@@ -231,6 +231,17 @@ extension OneAtATime {
       }
     }
 
+    /// Scripts/soak is the long form.
+    @Test("a soak: each datagram once and in order while sockets in the receiver's epoll come, are modified and close (case 18)")
+    func soak() throws {
+      let seed = ProcessInfo.processInfo.environment["SEED"] ?? "\(UInt32.random(in: 1...UInt32.max))"
+      try withBench(.local) { bench in
+        let result = try bench.server(try compiledProgram("soak", ["-pthread"]), "200000", seed).wait(seconds: 90)
+        #expect(result.status == 0 && result.output.hasSuffix("each once and in order\n"), "SEED=\(seed): \(result.output)\(result.errors)")
+        try bench.expectOnEngine(atLeast: 200_000)
+      }
+    }
+
     @Test("a daemon that is itself started with the preload does not intercept itself (case 30)")
     func preloadedDaemon() throws {
       try withBench(.kernel) { bench in
