@@ -114,7 +114,7 @@ enum Control {
     guard unsafe send(process.pointee.control, &request, passing: fd),
       unsafe receive(process.pointee.control, &answer, sequence: request.sequence)
     else {
-      unsafe lose(process)
+      unsafe Loss.all(process)
       return nil
     }
     return answer.reply.status

@@ -339,6 +339,14 @@ enum Loss {
     }
     guard unsafe Lock.acquire(&process.pointee.lock) else { return true }
     defer { unsafe Lock.release(&process.pointee.lock) }
+    unsafe all(process)
+    return true
+  }
+
+  /// Every socket goes back to its shadow: the connection has hung up, or its daemon does not answer and must be left, which ends
+  /// the channels. The caller holds the process's lock.
+  @inline(never)
+  static func all(_ process: ProcessPointer) {
     unsafe mn_log(2, "the daemon has gone: every socket goes on through the kernel", 0, 0)
     unsafe Control.lose(process)
     while unsafe process.pointee.lifelineCount > 0 {
@@ -356,8 +364,8 @@ enum Loss {
       unsafe Socket.lose(socket)
       unsafe Socket.flushToShadow(socket)
     }
-    unsafe process.pointee.lostSockets = lost
-    return true
+    // (Those that an earlier loss took are still to come back.)
+    unsafe process.pointee.lostSockets += lost
   }
 
   /// Looks for a new daemon, once a second at most, and shows it the sockets that the old one served.
@@ -384,7 +392,9 @@ enum Loss {
       }
       let known = unsafe Socket.kernelName(socket.pointee.fd, socket.pointee.domain, peer: true)
       let peer = unsafe known == nil ? Socket.peer(socket) ?? .none : .none
-      _ = unsafe Socket.attach(socket, socket.pointee.fd, peer: peer)
+      if unsafe !Socket.attach(socket, socket.pointee.fd, peer: peer) && process.pointee.control < 0 {
+        unsafe process.pointee.lostSockets += 1
+      }
     }
   }
 }

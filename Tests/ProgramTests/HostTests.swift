@@ -286,6 +286,28 @@ extension OneAtATime {
       }
     }
 
+    @Test("a daemon that does not answer for a second is left, and its sockets come back when it does")
+    func stalledDaemon() throws {
+      try withBench(.local) { bench in
+        let daemon = try #require(bench.serverDaemon)
+        // One socket stays, and others ask the daemon for endpoints all the time.
+        let program = try bench.server([try host(), "cycles", "100000000"], environment: ["MACHNET_LOG": "info"])
+        func carried() throws -> Int {
+          try daemon.status(in: bench).sockets.filter { $0.pid == program.pid }.map(\.engine.rx.datagrams).max() ?? 0
+        }
+        try waitUntil("traffic") { try carried() > 50 }
+        daemon.program.send(SIGSTOP)
+        defer { daemon.program.send(SIGCONT) }
+        try waitUntil("the loss", seconds: 20) { program.errors.contains("the daemon has gone") }
+        daemon.program.send(SIGCONT)
+        try waitUntil("the return", seconds: 20) { program.errors.contains("the daemon is back") }
+        try waitUntil("traffic on the engine", seconds: 20) { try carried() > 50 }
+        #expect(program.isRunning)
+        program.send(SIGKILL)
+        try program.wait(seconds: 10)
+      }
+    }
+
     @Test("libc's code is never changed: the shim makes no memory executable and protects nothing of it (case 21)")
     func noCodeChanged() throws {
       try withBench(.local) { bench in
