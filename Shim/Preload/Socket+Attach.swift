@@ -104,7 +104,7 @@ extension Socket {
     unsafe readOptions(endpoint, fd, socket.pointee.domain)
     unsafe socket.pointee.endpoint = endpoint
     mn_fence()
-    unsafe setFlag(socket, Int(socket.pointee.shut), true)
+    unsafe setFlag(socket, Int(mn_load_relaxed_u32(&socket.pointee.shut)), true)
     unsafe readReceiveLimit(socket, fd)
     unsafe readPeer(endpoint, fd, socket.pointee.domain, stated: peer)
     unsafe socket.pointee.undecided = false

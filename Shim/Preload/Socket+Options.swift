@@ -178,7 +178,7 @@ public func shutdown(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ how: Int32
   // The note comes before the look for an endpoint: pairs with `adopt`.
   mn_fence()
   guard unsafe socket.pointee.endpoint != nil else { return result }
-  unsafe Socket.setFlag(socket, Int(socket.pointee.shut), true)
+  unsafe Socket.setFlag(socket, Int(mn_load_relaxed_u32(&socket.pointee.shut)), true)
   unsafe Wait.signal(socket, Socket.word(socket, Int(MN_OFFSET_ENDPOINT_RX_WAIT)))
   return unsafe result != 0 && Socket.peer(socket) != nil ? 0 : result
 }

@@ -108,7 +108,7 @@ extension Socket {
     while true {
       let waited: Waited
       // Nobody waits on a socket that is shut down (a receive that need not wait has said EAGAIN, as the kernel's does).
-      if unsafe socket.pointee.shut & UInt32(MN_SOCKET_SHUTDOWN_READ) != 0 { return 0 }
+      if unsafe mn_load_relaxed_u32(&socket.pointee.shut) & UInt32(MN_SOCKET_SHUTDOWN_READ) != 0 { return 0 }
       if unsafe socket.pointee.endpoint == nil {
         // Another thread's send may lead the socket to Machnet at any moment: no sleep where only the kernel can end it.
         waited = unsafe Wait.undecided(socket, number, &call.fd, mask)
