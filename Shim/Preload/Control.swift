@@ -27,7 +27,6 @@ enum Control {
   }
 
   /// Connects and says hello; the answer is read by `finishGreeting` when it is needed.
-  @_optimize(size)
   static func greet(_ process: ProcessPointer) {
     unsafe process.pointee.lastAttempt = mn_sys_nanoseconds()
     let path = unsafe mn_environment("MACHNET_SOCKET") ?? staticPointer("/run/machnet/machnetd.sock")
@@ -51,7 +50,6 @@ enum Control {
   }
 
   /// Makes sure that the daemon's directory is mapped. The caller holds the process's lock.
-  @_optimize(size)
   static func finishGreeting(_ process: ProcessPointer) -> Bool {
     if unsafe process.pointee.control < 0 {
       // Once a second at most: a daemon may have been started since.
@@ -107,7 +105,6 @@ enum Control {
   /// Sends `request` and waits for its answer. The caller holds the process's lock.
   ///
   /// - Returns: 0 or the errno value that the daemon answered; nil when the daemon is gone.
-  @_optimize(size)
   static func exchange(
     _ process: ProcessPointer, _ request: inout mn_request, passing fd: Int32, _ answer: inout Answer
   ) -> Int32? {
@@ -120,7 +117,6 @@ enum Control {
     return answer.reply.status
   }
 
-  @_optimize(size)
   static func send(_ socket: Int32, _ request: inout mn_request, passing fd: Int32) -> Bool {
     // A control message with one descriptor: cmsghdr (16 bytes), the descriptor, padding.
     var control: (mn_cmsghdr, Int32, Int32) = (mn_cmsghdr(length: 20, level: Int32(MN_SOL_SOCKET), type: 1), fd, 0)
@@ -141,7 +137,6 @@ enum Control {
     return sent == Int64(MemoryLayout<mn_request>.size)
   }
 
-  @_optimize(size)
   static func receive(_ socket: Int32, _ answer: inout Answer, sequence: UInt32) -> Bool {
     while true {
       var reply = mn_reply()
@@ -185,7 +180,6 @@ enum Control {
   }
 
   /// Opens a channel. The caller holds the process's lock.
-  @_optimize(size)
   static func openChannel(_ process: ProcessPointer) -> UnsafeMutablePointer<Channel>? {
     guard unsafe process.pointee.channelCount < Int(MN_CHANNELS_PER_PROCESS_MAX) else { return nil }
     var request = mn_request()

@@ -66,7 +66,6 @@ extension Watch {
 
 extension Epoll {
   /// The caller holds the process's lock.
-  @_optimize(size)
   static func make(_ epfd: Int32) -> EpollPointer? {
     let epoll: EpollPointer
     if let free = unsafe freeEpolls {
@@ -89,7 +88,6 @@ extension Epoll {
   }
 
   /// Other descriptors of an epoll that the program made before there was anything of ours in it.
-  @_optimize(size)
   private static func findTwins(_ epoll: EpollPointer) {
     let entry = UnsafeMutableRawPointer(epoll)
     var found = true
@@ -111,7 +109,6 @@ extension Epoll {
   }
 
   /// The program closes an epfd. Its watches end with the last descriptor. The caller holds the process's lock.
-  @_optimize(size)
   static func closed(_ epoll: EpollPointer, _ fd: Int32, _ process: ProcessPointer) {
     unsafe epoll.pointee.descriptors &-= 1
     if unsafe epoll.pointee.descriptors != 0 {
@@ -149,7 +146,6 @@ extension Epoll {
   }
 
   @inline(never)
-  @_optimize(size)
   mutating func cool(_ watch: WatchPointer) {
     for index in 0..<16 where unsafe hot[index] == watch { unsafe hot[index] = nil }
   }
@@ -157,7 +153,6 @@ extension Epoll {
 
 extension Watch {
   /// The caller holds the process's lock.
-  @_optimize(size)
   static func make(_ socket: SocketPointer, _ epoll: EpollPointer, _ fd: Int32, _ events: UInt32, _ data: UInt64) -> WatchPointer? {
     if unsafe freeWatches == nil {
       let count = 64
@@ -189,7 +184,6 @@ extension Watch {
   }
 
   /// The eventfd joins the shadow in the kernel's epoll, armed from the start.
-  @_optimize(size)
   private static func attach(_ watch: WatchPointer) {
     let socket = unsafe watch.pointee.socket
     let epoll = unsafe watch.pointee.epoll
@@ -224,7 +218,6 @@ extension Watch {
   }
 
   /// A socket has lost its engine, and its rings are empty: the shadow alone is watched.
-  @_optimize(size)
   static func leave(_ socket: SocketPointer) {
     var at = unsafe socket.pointee.watches
     while let watch = unsafe at {
@@ -233,7 +226,7 @@ extension Watch {
     }
   }
 
-  @inline(never) @_optimize(size)
+  @inline(never)
   private static func detach(_ watch: WatchPointer) {
     let epoll = unsafe watch.pointee.epoll
     unsafe epoll.pointee.cool(watch)
@@ -245,7 +238,6 @@ extension Watch {
 
   /// The caller holds the process's lock.
   @inline(never)
-  @_optimize(size)
   static func remove(_ watch: WatchPointer) {
     let socket = unsafe watch.pointee.socket
     if unsafe socket.pointee.watches == watch {
@@ -283,7 +275,6 @@ extension Watch {
   /// There is room again. Changing the registration makes the kernel report the edge anew.
   static func unblockOutput(_ socket: SocketPointer) { unsafe showOutput(socket, true) }
 
-  @_optimize(size)
   private static func showOutput(_ socket: SocketPointer, _ shown: Bool) {
     var at = unsafe socket.pointee.watches
     while let watch = unsafe at {
@@ -297,7 +288,6 @@ extension Watch {
   }
 
   /// A one-shot watch has fired: neither shadow nor eventfd report until it is modified.
-  @_optimize(size)
   static func disable(_ watch: WatchPointer) {
     let epfd = unsafe descriptor(of: watch.pointee.epoll)
     unsafe watch.pointee.disabled = true
@@ -308,7 +298,6 @@ extension Watch {
   }
 
   /// The program modified the registration: armed and reported afresh.
-  @_optimize(size)
   static func modify(_ watch: WatchPointer, _ events: UInt32, _ data: UInt64) {
     unsafe watch.pointee.events = events
     unsafe watch.pointee.data = data
@@ -337,7 +326,6 @@ extension Watch {
 }
 
 @c(mn_hook_epoll_ctl)
-@_optimize(size)
 public func epollControl(
   _ entry: UnsafeMutableRawPointer, _ epfd: Int32, _ operation: Int32, _ fd: Int32, _ event: UnsafeMutableRawPointer?
 ) -> Int32 {

@@ -67,7 +67,7 @@ struct FairLock {
 
 extension Lock {
   /// - Returns: false when this very thread holds it already: a signal handler interrupted the holder.
-  @inline(never) @_optimize(size)
+  @inline(never)
   static func acquire(_ lock: UnsafeMutablePointer<FairLock>) -> Bool {
     if mn_thread_is_inside() { return false }
     mn_thread_set_inside(true)
@@ -91,7 +91,7 @@ extension Lock {
     }
   }
 
-  @inline(never) @_optimize(size)
+  @inline(never)
   static func release(_ lock: UnsafeMutablePointer<FairLock>) {
     Deferred.run()
     let next = unsafe lock.pointee.serving &+ 1
@@ -108,7 +108,7 @@ enum Deferred {
   static var limit: Int { 16 }
 
   /// What does not fit is forgotten: its endpoint goes with the process.
-  @inline(never) @_optimize(size)
+  @inline(never)
   static func add(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
     let place = unsafe deferredCount
     if place == limit { return }
@@ -116,7 +116,7 @@ enum Deferred {
     unsafe deferred[place] = (UInt(bitPattern: entry), fd)
   }
 
-  @inline(never) @_optimize(size)
+  @inline(never)
   fileprivate static func run() {
     while unsafe deferredCount > 0 {
       unsafe deferredCount -= 1

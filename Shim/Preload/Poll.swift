@@ -78,7 +78,6 @@ private struct PollWait {
   ///
   /// - Parameter left: 0: only a look; negative: for ever; else ns.
   /// - Returns: a negative errno value, or 0 with `ready` brought up to date.
-  @_optimize(size)
   mutating func askKernel(_ process: ProcessPointer, _ left: Int64, _ mask: UnsafePointer<UInt64>?) -> Int32 {
     let total = count + offloaded + undecided + 1
     var few: InlineArray<64, mn_pollfd> = .init(repeating: mn_pollfd(descriptor: -1, events: 0, returned: 0))
@@ -94,7 +93,6 @@ private struct PollWait {
   }
 
   @inline(never)
-  @_optimize(size)
   private mutating func ask(
     _ all: UnsafeMutablePointer<mn_pollfd>, _ process: ProcessPointer, _ left: Int64, _ mask: UnsafePointer<UInt64>?
   ) -> Int32 {
@@ -148,7 +146,6 @@ private struct PollWait {
   /// - Parameter limit: ns; negative: for ever.
   /// - Returns: as poll(2), errno set on -1.
   @inline(never)
-  @_optimize(size)
   mutating func run(_ limit: Int64, _ mask: UnsafeRawPointer?) -> Int32 {
     let programMask = unsafe mask?.assumingMemoryBound(to: UInt64.self)
     guard let process = unsafe process, let directory = unsafe process.pointee.directory else {
@@ -288,7 +285,6 @@ private struct DescriptorSet {
 
 /// select(2), as poll(2): eventfds may have numbers that no set of the program's can hold.
 @c(mn_hook_select)
-@_optimize(size)
 public func select(
   _ count: Int32, _ read: UnsafeMutableRawPointer?, _ write: UnsafeMutableRawPointer?, _ except: UnsafeMutableRawPointer?,
   _ timeout: UnsafePointer<mn_timespec>?, _ mask: UnsafeRawPointer?, _ remaining: UnsafeMutablePointer<mn_timespec>

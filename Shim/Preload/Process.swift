@@ -72,7 +72,6 @@ var process: ProcessPointer? {
 /// opens a UDP socket pays for one connect and one send. Early, because the program may chroot, change its uid or
 /// filter its system calls later.
 @c(mn_hook_start)
-@_optimize(size)
 public func start() {
   guard let raw = unsafe mn_sys_map(MemoryLayout<Process>.stride) else { return }
   let process = unsafe raw.bindMemory(to: Process.self, capacity: 1)
@@ -97,7 +96,6 @@ public func start() {
 /// Waiting options of one process (`machnet run --profile`). What is not understood is not obeyed.
 enum Waiting {
   /// MACHNET_SPIN_US, 0...1,000,000.
-  @_optimize(size)
   static func spin() -> Int64 {
     guard let text = unsafe mn_environment("MACHNET_SPIN_US") else { return -1 }
     var value: Int64 = 0
@@ -138,7 +136,6 @@ extension Process {
   }
 
   /// Works out which rules name this program when the rule set has changed since. The caller holds the lock.
-  @_optimize(size)
   static func refreshMask(_ process: ProcessPointer) {
     guard let directory = unsafe process.pointee.directory else { return }
     let generation = directory.rulesGeneration
@@ -156,7 +153,6 @@ extension Process {
   }
 
   /// Opens the descriptor table: from now on the trampolines ask it.
-  @_optimize(size)
   static func openTable(_ process: ProcessPointer) -> Bool {
     if mn_table_size() != 0 { return true }
     let length = mn_sys_descriptor_limit()
@@ -205,7 +201,6 @@ extension Process {
 
 /// Every live endpoint gets a second holder before the fork, so that no close can slip in between.
 @c(mn_hook_fork_prepare)
-@_optimize(size)
 public func forkPrepare() {
   guard let process = unsafe process else { return }
   unsafe process.pointee.sockets.forEach { socket in
@@ -216,7 +211,6 @@ public func forkPrepare() {
 
 /// The child keeps the parent's connection as a life line of the shared channels, and opens its own when it needs one.
 @c(mn_hook_fork_child)
-@_optimize(size)
 public func forkChild() {
   mn_thread_id_forget()
   guard let process = unsafe process else { return }

@@ -8,7 +8,6 @@ extension Socket {
   ///
   /// - Parameter peer: the peer that the kernel could not connect the shadow to (an engine's network), or none.
   /// - Returns: whether the socket is offloaded now.
-  @_optimize(size)
   static func attach(_ socket: SocketPointer, _ fd: Int32, peer: Name = .none) -> Bool {
     guard let process = unsafe process, mn_is_at_home(), unsafe Lock.acquire(&process.pointee.lock) else { return false }
     defer { unsafe Lock.release(&process.pointee.lock) }
@@ -77,7 +76,6 @@ extension Socket {
     return unsafe Control.openChannel(process)
   }
 
-  @_optimize(size)
   private static func adopt(
     _ socket: SocketPointer, _ fd: Int32, _ channel: UnsafeMutablePointer<Channel>, _ reply: mn_reply, event: Int32, peer: Name
   ) {
@@ -164,7 +162,6 @@ extension Socket {
 
 /// bind(2): the kernel first, always; what it grants may then be offloaded.
 @c(mn_hook_bind)
-@_optimize(size)
 public func bind(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ address: UnsafeRawPointer?, _ length: UInt32) -> Int32 {
   guard let process = unsafe process, let socket = unsafe Socket.from(entry),
     case .ipv4(let name) = unsafe Name.parse(address, length, domain: socket.pointee.domain),
@@ -193,7 +190,6 @@ public func bind(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ address: Unsaf
 
 /// connect(2): the kernel in lockstep where it can.
 @c(mn_hook_connect)
-@_optimize(size)
 public func connect(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ address: UnsafeRawPointer?, _ length: UInt32) -> Int32 {
   guard let process = unsafe process, let socket = unsafe Socket.from(entry), let directory = unsafe process.pointee.directory
   else { return unsafe mn_real_connect(fd, address, length) }
@@ -296,7 +292,6 @@ extension Socket {
   }
 
   /// Tells the daemon that the peer (and with it perhaps the local address) has changed.
-  @_optimize(size)
   static func reconnect(_ socket: SocketPointer, _ fd: Int32, stated: Name) {
     guard let process = unsafe process, mn_is_at_home(), unsafe Lock.acquire(&process.pointee.lock) else { return }
     defer { unsafe Lock.release(&process.pointee.lock) }
@@ -332,7 +327,7 @@ extension Socket {
   /// address, a peer behind an engine).
   ///
   /// - Parameter fd: a descriptor of it.
-  @inline(never) @_optimize(size)
+  @inline(never)
   static func retire(_ socket: SocketPointer, _ why: Retirement, _ fd: Int32) {
     guard let process = unsafe process else { return }
     // What was sent is with the engine, and what comes in meanwhile goes to the rings.
@@ -365,7 +360,7 @@ extension Socket {
 
   /// The engine is gone for this socket: its rings are read to the end, all else is the shadow's. The caller holds the
   /// process's lock.
-  @inline(never) @_optimize(size)
+  @inline(never)
   static func lose(_ socket: SocketPointer) {
     unsafe socket.pointee.hasOldInput = hasInput(socket)
     unsafe Watch.unblockOutput(socket)
@@ -377,7 +372,6 @@ extension Socket {
   }
 
   /// Whether the socket may ask for an endpoint as far as its own doings go. The caller holds the process's lock.
-  @_optimize(size)
   private static func mayAttach(_ socket: SocketPointer, _ fd: Int32, _ peer: Name) -> Bool {
     switch unsafe socket.pointee.retired {
     case .no: true
@@ -410,7 +404,7 @@ public func passing(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
 
 /// The process is about to become another program. Endpoints that it shares with others stay theirs; its own go, so that
 /// what arrives from now on is found by whoever has the descriptor then. (Should the call fail, the sockets are the kernel's.)
-@c(mn_hook_exec) @_optimize(size)
+@c(mn_hook_exec)
 public func execing() {
   guard let process = unsafe process, mn_is_at_home() else { return }
   unsafe process.pointee.sockets.forEach { socket in

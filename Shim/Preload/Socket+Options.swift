@@ -5,7 +5,6 @@ import ShimChannel
 /// Options: the shadow keeps them all; those that the rings must honour are read back from it.
 extension Socket {
   /// Reads everything of a shadow that matters to an endpoint.
-  @_optimize(size)
   static func readOptions(_ endpoint: UnsafeMutablePointer<mn_endpoint>, _ fd: Int32, _ domain: Int32) {
     unsafe readFileFlags(endpoint, fd)
     unsafe readOption(endpoint, fd, Int32(MN_SOL_SOCKET), Int32(MN_SO_RCVTIMEO))
@@ -52,7 +51,6 @@ extension Socket {
 
   /// Reads one option back from the shadow into the endpoint.
   @inline(never)
-  @_optimize(size)
   static func readOption(_ endpoint: UnsafeMutablePointer<mn_endpoint>, _ fd: Int32, _ level: Int32, _ name: Int32) {
     // Large enough for a timeval.
     var value: (Int64, Int64) = (0, 0)
@@ -107,7 +105,6 @@ extension Socket {
 }
 
 @c(mn_hook_setsockopt)
-@_optimize(size)
 public func setsockopt(
   _ entry: UnsafeMutableRawPointer, _ fd: Int32, _ level: Int32, _ name: Int32, _ value: UnsafeRawPointer?, _ length: UInt32
 ) -> Int32 {
@@ -133,7 +130,6 @@ public func setsockopt(
 }
 
 @c(mn_hook_getsockopt)
-@_optimize(size)
 public func getsockopt(
   _ entry: UnsafeMutableRawPointer, _ fd: Int32, _ level: Int32, _ name: Int32, _ value: UnsafeMutableRawPointer?,
   _ length: UnsafeMutablePointer<UInt32>?
@@ -154,7 +150,6 @@ public func getsockopt(
 
 /// The kernel knows the peer unless it could not connect the shadow itself.
 @c(mn_hook_getpeername)
-@_optimize(size)
 public func getpeername(
   _ entry: UnsafeMutableRawPointer, _ fd: Int32, _ address: UnsafeMutableRawPointer?, _ length: UnsafeMutablePointer<UInt32>?
 ) -> Int32 {
@@ -168,7 +163,6 @@ public func getpeername(
 }
 
 @c(mn_hook_shutdown)
-@_optimize(size)
 public func shutdown(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ how: Int32) -> Int32 {
   let result = mn_real_shutdown(fd, how)
   guard let socket = unsafe Socket.from(entry), how >= 0, how <= 2 else { return result }
@@ -185,7 +179,6 @@ public func shutdown(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ how: Int32
 
 /// O_NONBLOCK or O_ASYNC has changed (fcntl or ioctl). They belong to the open file, so forked processes share them.
 @c(mn_hook_flags_changed)
-@_optimize(size)
 public func flagsChanged(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
   guard let socket = unsafe Socket.from(entry) else { return }
   // The kernel sends SIGIO for what reaches the shadow, and for nothing else.
@@ -220,7 +213,6 @@ enum Stamping {
 
 extension Socket {
   /// Whether an option that the program has just set makes the socket the kernel's: what only it can do with datagrams.
-  @_optimize(size)
   static func isKernelsAlone(_ level: Int32, _ name: Int32, _ value: UnsafeRawPointer, _ length: UInt32) -> Bool {
     // (IP options may be of one byte.)
     let number = unsafe length >= 4 ? value.loadUnaligned(as: Int32.self) : length >= 1 ? Int32(value.load(as: UInt8.self)) : 0

@@ -75,7 +75,6 @@ extension Socket {
 
   /// The number means another file by now.
   @inline(never)
-  @_optimize(size)
   private static func receiveStale(_ socket: SocketPointer, _ call: ReceiveCall) -> Int {
     unsafe closing(socket, call.fd)
     return call.onShadow()
@@ -98,7 +97,6 @@ extension Socket {
   ///
   /// - Returns: nil when the number is stale.
   @inline(never)
-  @_optimize(size)
   private static func receiveLater(_ socket: SocketPointer, _ call: ReceiveCall) -> Int? {
     var call = call
     let number = call.fd
@@ -132,7 +130,6 @@ extension Socket {
   }
 
   /// A receive on a socket that may get an endpoint yet.
-  @_optimize(size)
   private static func receiveUndecided(_ socket: SocketPointer, _ call: ReceiveCall, _ mayWait: Bool) -> Int {
     if let result = unsafe takeFromShadow(socket, call) { return result }
     let file = mn_sys_fcntl(call.fd, Int32(MN_F_GETFL), 0)

@@ -47,7 +47,6 @@ private struct SendOptions {
   var segment: UInt16 = 0
 
   /// - Returns: false when something is asked that only the kernel can do or judge.
-  @_optimize(size)
   mutating func parse(_ control: UnsafeRawPointer, _ length: Int) -> Bool {
     var at = 0
     while at + 16 <= length {
@@ -303,7 +302,6 @@ extension Socket {
   }
 
   @inline(never)
-  @_optimize(size)
   private static func classify(_ socket: SocketPointer, _ process: ProcessPointer, _ directory: Directory, _ destination: Name) {
     unsafe refreshRules(process)
     let generation = unsafe process.pointee.generation
@@ -335,7 +333,6 @@ extension Socket {
   }
 
   /// What the engine had not taken when it was lost goes out by the shadow. The caller holds the process's lock.
-  @_optimize(size)
   static func flushToShadow(_ socket: SocketPointer) {
     guard unsafe socket.pointee.fd >= 0 else { return }
     let lock = unsafe word(socket, Int(MN_OFFSET_ENDPOINT_TX_LOCK))

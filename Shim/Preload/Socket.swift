@@ -193,7 +193,6 @@ extension Socket {
   }
 
   /// Points the socket at its block and rings in the channel.
-  @_optimize(size)
   static func bindRings(_ socket: SocketPointer) {
     let channel = unsafe socket.pointee.channel.unsafelyUnwrapped
     unsafe socket.pointee.writer.initialize(
@@ -283,7 +282,6 @@ struct SocketSlab {
 
 /// Sockets come and go.
 @c(mn_hook_socket_made)
-@_optimize(size)
 public func socketMade(_ fd: Int32, _ domain: Int32, _ type: Int32, _ protocolNumber: Int32) {
   guard let process = unsafe process, mn_is_at_home() else { return }
   guard protocolNumber == 0 || protocolNumber == Int32(MN_IPPROTO_UDP) else { return }
@@ -324,7 +322,6 @@ public func closing(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
 ///
 /// - Returns: whether the number was the entry's: another thread may be closing it, too. Then `left` follows.
 @c(mn_hook_leaving)
-@_optimize(size)
 public func leaving(_ entry: UnsafeMutableRawPointer, _ fd: Int32) -> Bool {
   // (The child of a vfork closes descriptors of its own; the table is its parent's.)
   guard let process = unsafe process, mn_is_at_home() else { return false }
@@ -342,7 +339,6 @@ public func leaving(_ entry: UnsafeMutableRawPointer, _ fd: Int32) -> Bool {
 ///
 /// - Parameter restored: it has not; the call failed.
 @c(mn_hook_left)
-@_optimize(size)
 public func left(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ restored: Bool) {
   guard let process = unsafe process else { return }
   let locked = unsafe Lock.acquire(&process.pointee.lock)
@@ -355,7 +351,7 @@ public func left(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ restored: Bool
 }
 
 /// `fd` is no longer a name of the entry. The caller holds the process's lock.
-@inline(never) @_optimize(size)
+@inline(never)
 func closed(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ process: ProcessPointer) {
   guard let socket = unsafe Socket.from(entry) else {
     unsafe Epoll.closed(entry.assumingMemoryBound(to: Epoll.self), fd, process)
@@ -415,7 +411,6 @@ extension Socket {
   }
 
   /// This process lets go of the endpoint; the last holder tells the daemon. The caller holds the process's lock.
-  @_optimize(size)
   static func release(_ socket: SocketPointer, _ process: ProcessPointer) {
     let references = unsafe word(socket, Int(MN_OFFSET_ENDPOINT_REFERENCES))
     let left = unsafe mn_fetch_add_u32(references, UInt32.max)
@@ -429,7 +424,6 @@ extension Socket {
 
   /// No descriptor is left, and no call waits. The caller holds the process's lock.
   @inline(never)
-  @_optimize(size)
   static func end(_ socket: SocketPointer, _ process: ProcessPointer) {
     unsafe Watch.closed(socket, descriptor: -1, last: true)
     unsafe socket.pointee.undecided = false
@@ -443,7 +437,7 @@ extension Socket {
   }
 
   /// Tells the daemon that nobody uses the endpoint any more. The caller holds the process's lock.
-  @inline(never) @_optimize(size)
+  @inline(never)
   static func close(_ socket: SocketPointer, _ process: ProcessPointer, keeping: Bool) {
     let channel = unsafe socket.pointee.channel.unsafelyUnwrapped
     var request = mn_request()
@@ -460,7 +454,6 @@ extension Socket {
   /// The endpoint ends, here and with the daemon. The caller holds the process's lock.
   ///
   /// - Parameter keeping: its rings are read on; `leaveOldBlock` ends that.
-  @_optimize(size)
   static func giveBack(_ socket: SocketPointer, _ process: ProcessPointer, keeping: Bool = false) {
     unsafe close(socket, process, keeping: keeping)
     // On the kernel nothing reaches a socket that is closed. The daemon needs a moment to take the address out of the
@@ -495,7 +488,6 @@ extension Socket {
   ///   thread and then signals it must not find it between the two.)
   /// - Returns: false when `fd` has been closed before.
   @inline(never)
-  @_optimize(size)
   static func hold(_ socket: SocketPointer, _ fd: Int32, _ mask: inout UInt64) -> Bool {
     unsafe mn_sys_signals_block(&mask)
     // Sequentially consistent: pairs with the fence of `leaving`. One of the two sees the other.
@@ -515,7 +507,6 @@ extension Socket {
   ///
   /// - Returns: -1: closed by a signal handler of this thread, or by a way that we did not see.
   @inline(never)
-  @_optimize(size)
   static func pin(_ socket: SocketPointer, _ fd: Int32) -> Int32 {
     guard let process = unsafe process, unsafe Lock.acquire(&process.pointee.lock) else { return fd }
     defer { unsafe Lock.release(&process.pointee.lock) }
@@ -548,7 +539,6 @@ extension Socket {
 
   /// A call waits no more. Also what runs when its thread is cancelled.
   @inline(never)
-  @_optimize(size)
   static func letGo(_ socket: SocketPointer) {
     let before = unsafe mn_fetch_add_u32(&socket.pointee.waiters, UInt32.max)
     guard unsafe before == 1 && (socket.pointee.hidden >= 0 || socket.pointee.descriptors == 0), let process = unsafe process,

@@ -41,7 +41,6 @@ enum Wait {
   }
 
   /// Waits until the shadow has something (`ready`) or the socket has its endpoint (`lost`, to the kernel).
-  @_optimize(size)
   static func undecided(_ socket: SocketPointer, _ number: Int32, _ fd: inout Int32, _ mask: UInt64) -> Waited {
     unsafe fd = Socket.pin(socket, fd)
     if fd < 0 { return .failed(MN_EBADF) }
@@ -74,7 +73,6 @@ enum Wait {
   /// The eventfd that tells those who wait on an undecided socket's shadow that it has its endpoint.
   ///
   /// - Returns: nil when it has it already.
-  @_optimize(size)
   static func kick(_ socket: SocketPointer) -> Int32? {
     guard let process = unsafe process, unsafe Lock.acquire(&process.pointee.lock) else { return nil }
     defer { unsafe Lock.release(&process.pointee.lock) }
@@ -97,7 +95,6 @@ enum Wait {
   }
 
   @inline(never)
-  @_optimize(size)
   private static func wait(
     _ socket: SocketPointer, _ number: Int32, _ fd: inout Int32, _ mask: UInt64, _ timeout: UInt64, forInput: Bool
   ) -> Waited {
@@ -148,7 +145,6 @@ enum Wait {
   /// - Parameter left: 0: only a look; negative: for ever; else ns.
   /// - Returns: nil when the wait goes on.
   @inline(never)
-  @_optimize(size)
   private static func kernelLook(
     _ socket: SocketPointer, _ process: ProcessPointer, _ number: Int32, _ fd: Int32, _ left: Int64, _ mask: UnsafePointer<UInt64>,
     _ forInput: Bool, _ timeout: UInt64
@@ -231,7 +227,6 @@ enum Wait {
   /// On the kernel's loopback a datagram has arrived when its send returns; here the engine may still carry it. A program
   /// that sends to itself and then looks without waiting must find it: so before such a look says "nothing", what this
   /// process sent last is given the time to land. The caller looks again in any case: it may have landed just now.
-  @_optimize(size)
   static func letLand() {
     guard let process = unsafe process else { return }
     for place in 0..<4 {
@@ -329,7 +324,6 @@ enum Loss {
   /// Asks the control connection; if the daemon has gone, every socket goes back to its shadow.
   ///
   /// - Returns: whether the daemon is gone.
-  @_optimize(size)
   static func check(_ process: ProcessPointer) -> Bool {
     let connection = unsafe Process.connection(process)
     if connection >= 0 {
@@ -369,7 +363,6 @@ enum Loss {
   }
 
   /// Looks for a new daemon, once a second at most, and shows it the sockets that the old one served.
-  @_optimize(size)
   static func reattach() {
     guard let process = unsafe process, unsafe process.pointee.lostSockets > 0,
       unsafe mn_sys_nanoseconds() &- process.pointee.lastAttempt >= 1_000_000_000,
