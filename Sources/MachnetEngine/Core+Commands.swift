@@ -32,6 +32,8 @@ extension Core {
       live[liveCount] = command.slot
       liveCount += 1
     case .removeChannel:
+      // What a program sent before its end is sent.
+      if isLingering(channel: command.slot) { return false }
       release(channel: command.slot)
       unsafe channels[command.slot].description.base = nil
     case .open:
@@ -103,6 +105,18 @@ extension Core {
     }
     if !endpoints[slot].isActive { activate(slot) }
     return true
+  }
+
+  private mutating func isLingering(channel slot: UInt32) -> Bool {
+    guard channels[slot].isLive else { return false }
+    var lingers = false
+    for block in 0..<Int(MN_CHANNEL_ENDPOINTS_MAX) {
+      let endpoint = blocks[Int(slot) * Int(MN_CHANNEL_ENDPOINTS_MAX) + block]
+      // The map is only valid where the endpoint agrees.
+      guard endpoints[endpoint].isOpen && endpoints[endpoint].channel == slot && endpoints[endpoint].index == block else { continue }
+      if isLingering(endpoint) { lingers = true }
+    }
+    return lingers
   }
 
   mutating func close(_ slot: UInt32) {

@@ -281,6 +281,31 @@ let loopback = ip(127, 0, 0, 1)
     alice.announce()
     #expect(!house.step())
   }
+
+  @Test func `what a program sent before its end arrives`() {
+    let house = House(standsStill: true)
+    let bob = house.open(1, loopback, 2000)
+    let other = TestChannel(identifier: 8)
+    _ = try! unsafe house.control.addChannel(identifier: 8, base: other.base, size: other.size, doorbell: other.doorbell)
+    let senders = [Application(other, 0, house.directory.directory), Application(other, 1, house.directory.directory)]
+    for (index, sender) in senders.enumerated() {
+      _ = try! house.control.openEndpoint(sender.reference, EndpointIdentity(loopback, UInt16(3000 + index), sender))
+    }
+    _ = house.step()
+    for number in 0..<100 {
+      for sender in senders { #expect(sender.send([UInt8(number)], to: loopback, 2000)) }
+    }
+    let ticket = try! house.control.removeChannel(identifier: 8)
+    var rounds = 0
+    while !house.control.isDone(ticket) && rounds < 20 {
+      _ = house.step()
+      rounds += 1
+    }
+    #expect(house.control.isDone(ticket))
+    var counts = [Int](repeating: 0, count: 100)
+    while let datagram = bob.receive() { counts[Int(datagram.payload[0])] += 1 }
+    #expect(counts == [Int](repeating: 2, count: 100))
+  }
 }
 
 @Suite struct BackPressure {
