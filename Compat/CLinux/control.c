@@ -16,6 +16,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
@@ -142,6 +143,18 @@ int mnc_connect(const char *path) {
     return -error;
   }
   return fd;
+}
+
+bool mnc_peer_is_in_group(int fd, const struct mnc_peer *peer, uint32_t gid) {
+  if (peer->gid == gid) return true;
+  // NGROUPS_MAX of them, 256 kB: on the heap, and only for whom it matters.
+  socklen_t length = 65536 * sizeof(gid_t);
+  gid_t *groups = malloc(length);
+  bool found = false;
+  if (groups && getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &length) == 0)
+    for (size_t i = 0; i < length / sizeof *groups; i++) found |= groups[i] == gid;
+  free(groups);
+  return found;
 }
 
 int mnc_accept(int listener, struct mnc_peer *peer) {

@@ -53,6 +53,8 @@ public struct Config: Sendable, Equatable {
     public var mode: UInt32 = 0o660
     /// Who besides the daemon's user may attach; nil: the daemon's own group.
     public var group: String?
+    /// Whose members may reload and capture, as root and the daemon's user may; nil: nobody else.
+    public var operators: String?
   }
 
   public struct Channel: Sendable, Equatable {

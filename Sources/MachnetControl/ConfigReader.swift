@@ -143,7 +143,7 @@ package struct ConfigReader {
 
   private mutating func control(_ node: Node?) -> Config.Control {
     var control = Config.Control()
-    let fields = mapping(node, "the section 'control'", keys: ["socket", "mode", "group"], mayBeNull: true)
+    let fields = mapping(node, "the section 'control'", keys: ["socket", "mode", "group", "operators"], mayBeNull: true)
     control.socket =
       text(fields["socket"], "an absolute path of at most 107 bytes") {
         $0.hasPrefix("/") && $0.utf8.count <= 107 && !$0.utf8.contains(0) ? $0 : nil
@@ -154,6 +154,7 @@ package struct ConfigReader {
       } ?? control.mode
     let machine = machine
     control.group = text(fields["group"], "a group of this machine") { machine.hasGroup($0) ? $0 : nil }
+    control.operators = text(fields["operators"], "a group of this machine") { machine.hasGroup($0) ? $0 : nil }
     return control
   }
 

@@ -22,7 +22,7 @@ extension ControlServer {
   func startCapture(_ request: mn_request, _ connection: Connection, _ name: UInt64, _ reply: inout mn_reply) throws(Refusal)
     -> [Descriptor]
   {
-    guard connection.uid == 0 || connection.uid == geteuid() else { throw Refusal(EPERM) }
+    guard connection.isOperator else { throw Refusal(EPERM) }
     guard capture == nil else { throw Refusal(EBUSY) }
     guard request.snap > 0, let address = ipv4(request.peer.words) else { throw .lie }
     var memories: [SharedMemory] = []

@@ -282,7 +282,7 @@ extension ControlServer {
   }
 
   private func reload(_ connection: Connection) throws(Refusal) {
-    guard connection.uid == 0 || connection.uid == geteuid() else { throw Refusal(EPERM) }
+    guard connection.isOperator else { throw Refusal(EPERM) }
     if let problem = reload() { throw Refusal(EINVAL, message: problem) }
   }
 }

@@ -181,7 +181,9 @@ public final class ControlServer: @unchecked Sendable {
     let name = nextConnection
     guard mnc_epoll_watch(epoll.number, descriptor.number, name) == 0 else { return }
     nextConnection += 1
-    connections[name] = Connection(descriptor: descriptor, pid: peer.pid, uid: peer.uid)
+    var isOperator = peer.uid == 0 || peer.uid == geteuid()
+    if !isOperator, let group = socket.operators { isOperator = unsafe mnc_peer_is_in_group(descriptor.number, &peer, group) }
+    connections[name] = Connection(descriptor: descriptor, pid: peer.pid, uid: peer.uid, isOperator: isOperator)
     counters.connections += 1
   }
 
@@ -397,6 +399,8 @@ final class Connection {
   /// 0: of a PID namespace that the daemon does not see.
   let pid: Int32
   let uid: UInt32
+  /// May reload and capture.
+  let isOperator: Bool
   let accepted = mn_linux_monotonic()
   var program = ""
   var channels: Set<UInt32> = []
@@ -417,10 +421,11 @@ final class Connection {
     }
   }
 
-  init(descriptor: Descriptor, pid: Int32, uid: UInt32) {
+  init(descriptor: Descriptor, pid: Int32, uid: UInt32, isOperator: Bool) {
     self.descriptor = descriptor
     self.pid = pid
     self.uid = uid
+    self.isOperator = isOperator
   }
 }
 

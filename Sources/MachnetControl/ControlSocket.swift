@@ -10,6 +10,8 @@ public final class ControlSocket {
   private let path: String
   private let mode: UInt32
   private let gid: UInt32
+  /// The group of `Config.Control.operators`.
+  let operators: UInt32?
   private let lock: Descriptor
   private var inode: UInt64?
 
@@ -19,12 +21,8 @@ public final class ControlSocket {
   public init(_ config: Config.Control) throws(SystemError) {
     path = config.socket
     mode = config.mode
-    var gid = UInt32.max
-    if let group = config.group {
-      gid = UInt32(
-        try unsafe check(mnc_group_id(group), "find the group '\(group)' (make it with groupadd, or change control.group)"))
-    }
-    self.gid = gid
+    gid = try Self.identifier(of: config.group, "control.group") ?? UInt32.max
+    operators = try Self.identifier(of: config.operators, "control.operators")
     if let slash = path.lastIndex(of: "/"), slash != path.startIndex {
       // One level, as /run/machnet after a boot; an error shows in the next call.
       _ = unsafe mkdir(String(path[..<slash]), 0o755)
@@ -36,6 +34,11 @@ public final class ControlSocket {
       throw SystemError(EADDRINUSE, "serve \(path), because another machnetd does (stop it or choose another control.socket)")
     }
     try Self.clear(path)
+  }
+
+  private static func identifier(of group: String?, _ key: String) throws(SystemError) -> UInt32? {
+    guard let group else { return nil }
+    return UInt32(try unsafe check(mnc_group_id(group), "find the group '\(group)' (make it with groupadd, or change \(key))"))
   }
 
   /// Removes what a dead daemon left; refuses what is alive, or no socket.

@@ -12,8 +12,8 @@ struct Capture: ParsableCommand {
       is recorded as the frame that it would have been, on an interface named 'local'. The engines never wait for the \
       recorder: frames that it was too slow for are counted, and told in the file's interface statistics.
 
-      Ends on Ctrl-C, when the reader of the pipe goes, or by --count and --seconds. Only for root and the daemon's own \
-      user: it shows what everybody sends.
+      Ends on Ctrl-C, when the reader of the pipe goes, or by --count and --seconds. Only for root, the daemon's own user \
+      and the group that control.operators names: it shows what everybody sends.
 
       Exit codes: 0 recorded; 1 not, or the daemon went away; 64 the command line is wrong.
       """)
@@ -61,7 +61,7 @@ struct Capture: ParsableCommand {
     } catch let error as SystemError {
       let why =
         switch error.code {
-        case EPERM: "only root and the daemon's own user may see what everybody sends: try sudo"
+        case EPERM: "only root, the daemon's own user and the group that control.operators names may see what everybody sends: try sudo"
         case EBUSY: "somebody else captures already, and one can at a time (machnetd's log has the pid)"
         default: "cannot \(error)"
         }

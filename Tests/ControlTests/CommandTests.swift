@@ -88,7 +88,7 @@ private func write(_ text: String, to name: String) throws -> String {
   @Test func aDaemonFromItsStartToItsEnd() throws {
     let socket = "\(scratch)/life.sock"
     func config(_ path: String) -> String {
-      "control: { socket: \(socket), mode: \"0666\" }\nflows: [{ match: {}, path: \(path) }]\n"
+      "control: { socket: \(socket), mode: \"0666\", operators: games }\nflows: [{ match: {}, path: \(path) }]\n"
     }
     let file = try write(config("machnet"), to: "life.yaml")
     let daemon = try Command(["machnetd", "--config", file])
@@ -107,7 +107,14 @@ private func write(_ text: String, to name: String) throws -> String {
       unsafe chmod(scratch, 0o755)
       #expect(try run(asNobody + ["status", "--socket", socket]).0 == 0)
       let (status, _, errors) = try run(asNobody + ["reload", "--socket", socket])
-      #expect(status == 1 && errors == "machnet: only root and the daemon's own user may reload it: sudo machnet reload\n")
+      #expect(
+        status == 1
+          && errors
+            == "machnet: only root, the daemon's own user and the group that control.operators names may reload it: sudo machnet reload\n")
+      var asOperator = asNobody
+      asOperator.replaceSubrange(2..<3, with: ["--groups=60,65534"])
+      #expect(try run(asOperator + ["reload", "--socket", socket]) == (0, "", ""))
+      #expect(try run(asOperator + ["capture", "--socket", socket, "--seconds", "0.1", "--write", "/dev/null"]).0 == 0)
     }
 
     let second = try run(["machnetd", "--config", file])

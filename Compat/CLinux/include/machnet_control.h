@@ -52,6 +52,8 @@ int mnc_connect(const char *path);
 
 /// The next connection, non-blocking and close-on-exec; -EAGAIN when there is none.
 int mnc_accept(int listener, struct mnc_peer *peer);
+/// Whether the process that connected was in a group then, by its gid or among its supplementary groups (SO_PEERGROUPS).
+bool mnc_peer_is_in_group(int fd, const struct mnc_peer *peer, uint32_t gid);
 
 #define MNC_DESCRIPTORS_MAX 32
 
