@@ -117,7 +117,7 @@ extension Core {
     if toldCount != 0 { tellResumed() }
     var port: UInt32 = 0
     while Int(port) < portCount {
-      if transports[port].nextTimeout <= now {
+      if transports[port].nextTimeout <= now && !transports[port].isCatchingUp {
         transports[port].expire(now: now)
         takeEvents(port)
       }

@@ -20,6 +20,8 @@ struct Core: ~Copyable {
   var clock: Clock
   /// The time of this iteration, ns of `clock`.
   var now: UInt64 = 0
+  /// Rounds that what has waited during an absence may take; 0: all that comes is new.
+  var catchUpRounds = 0
 
   let channels = Table<Channel>(count: EngineLimits.channels)
   let endpoints = Table<Endpoint>(count: EngineLimits.endpoints)
@@ -84,6 +86,10 @@ struct Core: ~Copyable {
   /// Port unreachables per second, and how many at once (as net.ipv4.icmp_msgs_per_sec and icmp_msgs_burst).
   static var unreachableRate: UInt64 { 1000 }
   static var unreachableBurst: UInt64 { 50 }
+  /// Longer between two looks, ns, is more than a round takes: the engine was away.
+  static var absenceLeast: UInt64 { 50_000 }
+  /// Full bursts that an RX ring of 256 descriptors holds.
+  static var catchUpMax: Int { 8 }
   /// Ends the linger of a closed endpoint's unsent datagrams, ns.
   static var lingerMax: UInt64 { 2_000_000 }
 
@@ -133,10 +139,43 @@ struct Core: ~Copyable {
   /// Starts an iteration.
   @_noLocks
   mutating func begin() {
-    now = clock.now()
+    readClock()
     wokeSomebody = false
     hasDelivered = false
     mailbox.count(.iterations)
+  }
+
+  /// Sets the time. Where nobody has looked at the ports for long (other work had the core, or the engine slept), what they
+  /// have may have waited all that time.
+  @inline(__always) @_noLocks
+  mutating func readClock() {
+    let time = clock.now()
+    if time &- now > Core.absenceLeast { noteAbsence(until: time) }
+    now = time
+  }
+
+  @inline(never) @_noLocks
+  private mutating func noteAbsence(until time: UInt64) {
+    catchUpRounds = Core.catchUpMax
+    var port = 0
+    while port < portCount {
+      transports[port].absent(from: now, until: time)
+      port &+= 1
+    }
+  }
+
+  /// A round after an absence is over.
+  ///
+  /// - Parameter isMore: a port gave a full burst, so that more may have waited.
+  @inline(never) @_noLocks
+  mutating func catchUp(isMore: Bool) {
+    catchUpRounds = isMore ? catchUpRounds &- 1 : 0
+    if catchUpRounds != 0 { return }
+    var port = 0
+    while port < portCount {
+      transports[port].caughtUp()
+      port &+= 1
+    }
   }
 
   mutating func addPort(_ options: InterfaceOptions) {

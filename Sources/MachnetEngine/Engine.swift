@@ -105,6 +105,9 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
     return progress
   }
 
+  /// For who steps an engine in virtual time and leaves out the rounds that would find nothing: there were some until `time`.
+  public mutating func idled(until time: UInt64) { core.now = max(core.now, time) }
+
   /// When an idle engine has to look at its timers, ns of its clock.
   public var nextTimeout: UInt64 { min(nextTick, core.sessionTimeout) }
 
@@ -138,13 +141,16 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
   private mutating func receive() -> Bool {
     if core.siblingCount != 0 { core.hearSiblings() }
     var progress = false
+    var isFull = false
     for port in 0..<portCount {
       if core.ports[port].stashCount <= Port.stashMax - packetBurst { fillStash(port) }
       let count = unsafe ports[port].receive(into: core.ports[port].burst.base, capacity: packetBurst)
       if count == 0 { continue }
       core.receive(UInt32(port), count: count)
       progress = true
+      if count == packetBurst { isFull = true }
     }
+    if core.catchUpRounds != 0 { core.catchUp(isMore: isFull) }
     return progress
   }
 
@@ -206,7 +212,7 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
     var interval = Rest.pollMin
     while !core.hasWork() {
       if portCount != 0 {
-        core.now = core.clock.now()
+        core.readClock()
         if receive() { break }
         if core.now >= nextTick { tick() }
         core.pumpSessions()

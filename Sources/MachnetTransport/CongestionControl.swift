@@ -4,8 +4,10 @@
 /// trip until they are past it, large packets make that an overshoot of as much again.
 ///
 /// Where Swift has NIC timestamps and a known topology, this has neither: the delay is the round trip less the least
-/// one of the last seconds, and its smallest sample per round trip counts, so that a thread that was off its core for
-/// a moment is not taken for a queue. Loss alone is no congestion signal (clouds lose packets for other reasons) unless a round
+/// one of the last seconds, and its smallest sample per round trip counts. Swift tells the delay of the network from that of the
+/// hosts by timestamps of the NIC; here both engines know when they did not run, and a round trip in which one of them was away
+/// says only that there is no delay that goes beyond that: what is known from other samples stands, and growth goes on once
+/// per round trip of that length. How busy an engine is while it runs counts as delay: a smaller window helps then. Loss alone is no congestion signal (clouds lose packets for other reasons) unless a round
 /// loses more than an eighth.
 struct CongestionControl: BitwiseCopyable {
   /// Packets in flight that are allowed; a fraction below 1 means pauses between packets.
@@ -18,6 +20,8 @@ struct CongestionControl: BitwiseCopyable {
   private var decreasedAt: UInt64
   private var roundAcked: UInt32
   private var roundLost: UInt32
+  /// Before the first of the timeouts that may have been for nothing.
+  private var windowBefore: Double
   private let target: UInt64
 
   static var initial: Double { @_noLocks get { 16 } }
@@ -42,6 +46,7 @@ struct CongestionControl: BitwiseCopyable {
     decreasedAt = 0
     roundAcked = 0
     roundLost = 0
+    windowBefore = 0
     self.target = target
   }
 
@@ -63,11 +68,14 @@ struct CongestionControl: BitwiseCopyable {
     return Double(y)
   }
 
-  /// `count` packets were acknowledged; the latest took `rtt`, the least known is `minimum`, ns.
+  /// `count` packets were acknowledged; the latest took `rtt`, of which an end may have been away for `waited`; the least known
+  /// is `minimum`, ns.
   @_noLocks
-  mutating func acknowledged(_ count: Int, rtt: UInt64, minimum: UInt64, now: UInt64) {
-    let delay = rtt > minimum ? rtt &- minimum : 0
-    roundDelay = min(roundDelay, delay)
+  mutating func acknowledged(_ count: Int, rtt: UInt64, waited: UInt64, minimum: UInt64, now: UInt64) {
+    // At least that much of it is certain.
+    let rtt = rtt > minimum &+ waited ? rtt &- waited : min(rtt, minimum)
+    let delay = rtt &- min(rtt, minimum)
+    if waited == 0 { roundDelay = min(roundDelay, delay) }
     roundAcked &+= UInt32(truncatingIfNeeded: count)
     if now >= roundEnds {
       lastRoundDelay = roundDelay
@@ -77,7 +85,8 @@ struct CongestionControl: BitwiseCopyable {
       roundAcked = 0
       roundLost = 0
     }
-    let filtered = Double(min(roundDelay, lastRoundDelay))
+    let known = min(roundDelay, lastRoundDelay)
+    let filtered = Double(known == .max ? delay : known)
     let target = scaledTarget(minimum)
     if filtered < target {
       if isStarting {
@@ -110,11 +119,16 @@ struct CongestionControl: BitwiseCopyable {
 
   /// Nothing came back for a whole timeout.
   @_noLocks
-  mutating func timedOut(_ now: UInt64) {
+  mutating func timedOut(_ now: UInt64, isFirst: Bool) {
+    if isFirst { windowBefore = window }
     isStarting = false
     window = max(window / 2, 1)
     decreasedAt = now
   }
+
+  /// The timeouts since the last progress were for nothing.
+  @_noLocks
+  mutating func undoTimeout() { window = max(window, windowBefore) }
 
   @_noLocks
   private mutating func decrease(_ factor: Double, _ now: UInt64) {

@@ -6,7 +6,7 @@ public enum TransportCounter: Int, CaseIterable, Sendable, BitwiseCopyable {
   case synsSent, synAcksSent
   case sessionsOpened, sessionsClosed, sessionsReset, sessionsTimedOut, sessionsRestarted
   case connectsFailed, connectsRefused
-  case retransmissions, spuriousRetransmissions, probes, timeouts
+  case retransmissions, spuriousRetransmissions, probes, timeouts, spuriousTimeouts
   case resetsSent
   // What was dropped, and why.
   case malformed, otherVersion, unknownTag, addressMismatch

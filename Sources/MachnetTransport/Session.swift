@@ -118,6 +118,8 @@ struct Session: BitwiseCopyable {
   var nextMinimumRTT: UInt64
   var minimumUntil: UInt64
   var latestRTT: UInt64
+  /// How much of that one of the two ends may have been away, ns.
+  var latestWait: UInt64
   /// When the latest-sent packet that is known to have arrived was sent (RACK, RFC 8985).
   var rackSentAt: UInt64
   /// Reordering window: this many eighths of the round trip.
@@ -127,6 +129,8 @@ struct Session: BitwiseCopyable {
   var progressAt: UInt64
   /// What timeouts count from: progress, or the last timeout.
   var timerFrom: UInt64
+  /// The first of the timeouts since the last progress.
+  var timedOutAt: UInt64
   var probeSent: Bool
   var wantsProbe: Bool
 
@@ -142,6 +146,8 @@ struct Session: BitwiseCopyable {
   var echoTimestamp: UInt32
   var echoArrival: UInt64
   var hasEcho: Bool
+  /// How long that packet may have waited for us, units of 1,024 ns.
+  var echoWaited: UInt16
   var assemblies: UInt16
 
   // Timers: absolute, 0: off.

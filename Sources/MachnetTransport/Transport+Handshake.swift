@@ -144,10 +144,12 @@ extension Transport {
       confirmPorts: PortPair(source: 0, destination: 0), cookie: 0, cookieTime: 0, base: first, nextNumber: first,
       staged: first, inFlight: 0, lost: 0, lostHint: first,
       peerWindow: UInt32(Transport.windowMax), nextMessage: 0 &- 64, pendingMessages: 0, nextWord: 1, latestWord: 0, smoothedRTT: 0, varianceRTT: 0,
-      minimumRTT: .max, nextMinimumRTT: .max, minimumUntil: 0, latestRTT: 0, rackSentAt: 0, reorderEighths: Transport.reorderEighthsLeast,
-      reorderUntil: 0, backoff: 0, progressAt: now, timerFrom: now, probeSent: false, wantsProbe: false,
+      minimumRTT: .max, nextMinimumRTT: .max, minimumUntil: 0, latestRTT: 0, latestWait: 0, rackSentAt: 0,
+      reorderEighths: Transport.reorderEighthsLeast,
+      reorderUntil: 0, backoff: 0, progressAt: now, timerFrom: now, timedOutAt: 0, probeSent: false, wantsProbe: false,
       congestion: CongestionControl(target: options.targetDelay), expected: 0, received: (0, 0, 0, 0), ackPending: 0,
-      ackNow: false, sawDuplicate: false, echoTimestamp: 0, echoArrival: 0, hasEcho: false, assemblies: 0, ackAt: 0,
+      ackNow: false, sawDuplicate: false, echoTimestamp: 0, echoArrival: 0, hasEcho: false, echoWaited: 0,
+      assemblies: 0, ackAt: 0,
       lossAt: 0, paceAt: 0, heardAt: now, messageAt: now, pingNext: false, wheelBucket: none, wheelNext: none,
       wheelPrevious: none, sentPackets: 0, receivedPackets: 0, retransmissions: 0)
   }
@@ -255,7 +257,7 @@ extension Transport {
     sessions[slot].echoTimestamp = packet.timestamp
     sessions[slot].echoArrival = now
     sessions[slot].hasEcho = true
-    if packet.flags & MachnetPacket.echo != 0 { sample(slot, packet.echoed, now) }
+    if packet.flags & MachnetPacket.echo != 0 { sample(slot, packet, now) }
     sessions[slot].waveLeft = 1
     sessions[slot].waveInterval = options.synInterval
     makeReady(slot)
@@ -458,7 +460,7 @@ extension Transport {
     made.expected = it.first
     let slot = add(made)
     if slot == none { return none }
-    if packet.flags & MachnetPacket.echo != 0 { sample(slot, packet.echoed, now) }
+    if packet.flags & MachnetPacket.echo != 0 { sample(slot, packet, now) }
     cancelOpening(arrival)
     count(.sessionsOpened)
     endOthersOf(slot, now)

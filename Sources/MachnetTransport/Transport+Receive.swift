@@ -83,6 +83,7 @@ extension Transport {
     sessions[slot].echoTimestamp = packet.timestamp
     sessions[slot].echoArrival = now
     sessions[slot].hasEcho = true
+    sessions[slot].echoWaited = waited
     sessions[slot].ackPending &+= 1
     if packet.flags & MachnetPacket.ackNow != 0 || !isInOrder || hadGap
       || sessions[slot].ackPending >= Transport.ackEvery

@@ -52,13 +52,17 @@ extension Transport {
     }
     if packet.flags & MachnetPacket.duplicate != 0 { foundSpurious(slot, now) }
     if newly != 0 {
-      if packet.flags & MachnetPacket.echo != 0 { sample(slot, packet.echoed, now) }
+      if packet.flags & MachnetPacket.echo != 0 {
+        sample(slot, packet, now)
+        if sessions[slot].backoff != 0 { judgeTimeout(slot, now) }
+      }
       sessions[slot].progressAt = now
       sessions[slot].timerFrom = now
       sessions[slot].backoff = 0
       sessions[slot].probeSent = false
       sessions[slot].congestion.acknowledged(
-        newly, rtt: sessions[slot].latestRTT, minimum: sessions[slot].minimumRTT, now: now)
+        newly, rtt: sessions[slot].latestRTT, waited: sessions[slot].latestWait, minimum: sessions[slot].minimumRTT,
+        now: now)
       if hasMore(slot) { makeReady(slot) }
     }
     if packet.sackWords != 0 || sessions[slot].lossAt != 0 { detectLoss(slot, now) }
@@ -89,12 +93,16 @@ extension Transport {
   }
 
   @inline(__always) @_noLocks
-  func sample(_ slot: UInt32, _ echoed: UInt32, _ now: UInt64) {
-    let ticks = timestamp(now) &- echoed
+  func sample(_ slot: UInt32, _ packet: MachnetPacket, _ now: UInt64) {
+    let ticks = timestamp(now) &- packet.echoed
     // Beyond a minute it is no round trip of ours.
     if ticks > 1 << 30 { return }
     let rtt = max(64, UInt64(ticks) << 6)
     sessions[slot].latestRTT = rtt
+    // When it began, or before: the time that the peer kept it is not in it.
+    let start = now > rtt ? now &- rtt : 0
+    let away = start < absentUntil ? absentUntil &- max(start, absentFrom) : 0
+    sessions[slot].latestWait = away &+ UInt64(packet.waited) << 10
     if sessions[slot].smoothedRTT == 0 {
       sessions[slot].smoothedRTT = rtt
       sessions[slot].varianceRTT = rtt / 2
@@ -112,6 +120,26 @@ extension Transport {
     } else {
       sessions[slot].minimumRTT = min(sessions[slot].minimumRTT, rtt)
       sessions[slot].nextMinimumRTT = min(sessions[slot].nextMinimumRTT, rtt)
+    }
+  }
+
+  /// What comes after timeouts: was it sent before them? Then nothing was lost, and the peer did not answer because it did
+  /// not run, or the way was slow for a moment (the Eifel algorithm, RFC 3522, and the response of RFC 4015).
+  @inline(never) @_noLocks
+  private mutating func judgeTimeout(_ slot: UInt32, _ now: UInt64) {
+    if sessions[slot].timedOutAt &+ sessions[slot].latestRTT <= now { return }
+    count(.spuriousTimeouts)
+    sessions[slot].congestion.undoTimeout()
+    // What was sent once is on its way still.
+    var number = sessions[slot].base
+    while number != sessions[slot].nextNumber {
+      let at = place(slot, number)
+      if slots[at].state == .lost && slots[at].transmissions == 1 {
+        slots[at].state = .inFlight
+        sessions[slot].lost &-= 1
+        sessions[slot].inFlight &+= 1
+      }
+      number &+= 1
     }
   }
 
@@ -269,8 +297,9 @@ extension Transport {
       if slots[place(slot, number)].state == .inFlight { markLost(slot, number) }
       number &+= 1
     }
+    if sessions[slot].backoff == 0 { sessions[slot].timedOutAt = now }
+    sessions[slot].congestion.timedOut(now, isFirst: sessions[slot].backoff == 0)
     sessions[slot].backoff = min(sessions[slot].backoff &+ 1, 8)
-    sessions[slot].congestion.timedOut(now)
     makeReady(slot)
   }
 }

@@ -320,6 +320,7 @@ extension Transport {
     if sessions[slot].hasEcho {
       header.flags |= MachnetPacket.echo
       header.echoed = echo(slot, now)
+      header.waited = sessions[slot].echoWaited
     }
     if sessions[slot].sawDuplicate {
       header.flags |= MachnetPacket.duplicate

@@ -65,6 +65,12 @@ public struct Transport: ~Copyable {
   var answerTokens: UInt64
   var answerRefilled: UInt64
 
+  /// The last time that the engine did not run, ns.
+  var absentFrom: UInt64 = 0
+  var absentUntil: UInt64 = 0
+  /// How long what is handled now may have waited for the engine, units of 1,024 ns; 0: it looks all the time.
+  var waited: UInt16 = 0
+
   // Events.
   let events: Table<Event>
   var eventHead: UInt32 = 0
@@ -286,6 +292,26 @@ public struct Transport: ~Copyable {
     }
     return nextChunk()
   }
+
+  // MARK: Absences
+
+  /// The engine did not run for a while, and packets may have waited for it all that time: those that are handled until
+  /// `caughtUp`. No time that an end was away is taken for delay of the network (Swift, 3.1, tells the two apart by the
+  /// NIC's timestamps, which there are none of here).
+  @_noLocks
+  public mutating func absent(from start: UInt64, until end: UInt64) {
+    absentFrom = start
+    absentUntil = end
+    waited = UInt16(truncatingIfNeeded: min((end &- start) >> 10 &+ 1, 0xFFFF))
+  }
+
+  /// Everything that came during the absence has been handled.
+  @_noLocks
+  public mutating func caughtUp() { waited = 0 }
+
+  /// Whether packets may still wait: too early to say what has not come.
+  @inline(__always)
+  public var isCatchingUp: Bool { @_noLocks get { waited != 0 } }
 
   // MARK: Sessions in tables
 

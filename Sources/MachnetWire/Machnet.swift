@@ -62,6 +62,9 @@ public struct MachnetPacket: BitwiseCopyable {
   @inlinable public var echoed: UInt32 { @_noLocks get { bytes.u32(24) } }
   /// Packets from `ack` on for which the sender has room.
   @inlinable public var window: UInt16 { @_noLocks get { bytes.u16(28) } }
+  /// How long the packet whose timestamp is echoed may have waited before its receiver ran again, units of 1,024 ns;
+  /// 65,535: that, or longer.
+  @inlinable public var waited: UInt16 { @_noLocks get { bytes.u16(30) } }
 
   /// Bit i: the packet `ack + 1 + i` has been received.
   @inlinable @inline(__always) @_noLocks
@@ -86,6 +89,7 @@ public struct MachnetHeader: BitwiseCopyable {
   public var timestamp: UInt32 = 0
   public var echoed: UInt32 = 0
   public var window: UInt16 = 0
+  public var waited: UInt16 = 0
 
   @inlinable @inline(__always) @_noLocks
   public init(type: UInt8, engine: UInt8, tag: UInt64) {
@@ -107,7 +111,7 @@ public struct MachnetHeader: BitwiseCopyable {
     bytes.set32(20, timestamp)
     bytes.set32(24, echoed)
     bytes.set16(28, window)
-    bytes.set16(30, 0)
+    bytes.set16(30, waited)
   }
 }
 

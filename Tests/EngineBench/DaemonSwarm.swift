@@ -9,6 +9,8 @@ import MachnetSimulation
 ///   restarted host's own losses are excused);
 /// - when the faults have stopped, every host reaches every other;
 /// - every packet of every pool comes back.
+///
+/// In one run of four, engines share their cores with other work, and do not run for milliseconds.
 package final class DaemonSwarm {
   /// A fault behind the engines' backs, which the watcher must see.
   package enum Canary: String, CaseIterable, Sendable {
@@ -58,6 +60,8 @@ package final class DaemonSwarm {
   /// Counted by daemons that are no more.
   private var reportedBefore: UInt64 = 0
   private var restarts = 0
+  /// Other work has the engines' cores now and then.
+  private var isShared = false
   private var faults: [String] = []
 
   package static func run(seed: UInt64, canary: Canary? = nil) -> Outcome {
@@ -103,6 +107,12 @@ package final class DaemonSwarm {
     // Short runs are many; the long ones see sessions die and peers come back.
     let isLong = random.below(8) == 0
     let span: UInt64 = isLong ? 4_000_000_000 : [5_000_000, 20_000_000, 60_000_000][Int(random.below(3))]
+    var absences = RandomStream(seed: seed, name: "absences")
+    isShared = canary == nil && absences.below(4) == 0
+    if isShared {
+      let often: UInt64 = [100_000, 3_000_000, 30_000_000][Int(absences.below(3))]
+      world.absences = Schedule(interval: often / 10...often, duration: 1_000_000...20_000_000)
+    }
     let interval: UInt64 = isLong ? 10_000_000 : [20_000, 100_000, 400_000][Int(random.below(3))]
     // The swarm says whether there are partitions and restarts; how often, follows from the run's length.
     let often = Schedule(interval: span / 16...span / 3, duration: span / 100...span / 2)
@@ -119,6 +129,7 @@ package final class DaemonSwarm {
     }
     world.network.faults = .none
     world.network.healPartitions()
+    world.absences = nil
     finish()
     return outcome()
   }
@@ -250,6 +261,7 @@ package final class DaemonSwarm {
       lost: letters.count { $0.isReliable && $0.arrivals == 0 }, frames: world.network.counters.sent,
       traceHash: world.network.traceHash, virtualTime: world.now,
       description: "engines \(world.hosts.map(\.engineCount)), MTU \(world.hosts[0].interface.mtu), \(restarts) restarts, "
+        + (isShared ? "shared cores, " : "")
         + "\(swarm)")
   }
 }

@@ -10,6 +10,10 @@ package final class SimulatedWorld {
   package private(set) var hosts: [SimulatedHost] = []
   /// How long a round of an engine takes, ns: what arrives meanwhile waits in the RX ring.
   package var roundTime: UInt64 = 1_000
+  /// How often, and for how long, an engine does not get to run: other work has its core. Each engine has a fate of its own.
+  package var absences: Schedule? {
+    didSet { for host in hosts { host.absences = absences } }
+  }
   /// Safety: what the engines' clocks read; owned.
   private let time: UnsafeMutablePointer<UInt64>
   private var random: RandomStream
@@ -41,6 +45,7 @@ package final class SimulatedWorld {
     precondition(network.addHost(options) == number)
     let interface = InterfaceOptions(name: "net0", address: address, mask: 0xFFFF_0000, mtu: mtu, mac: mac)
     let host = unsafe SimulatedHost(network, number, interface, engines, time: time, configure: configure)
+    host.absences = absences
     hosts.append(host)
     return host
   }
@@ -152,8 +157,10 @@ package final class SimulatedHost {
     EngineControl.introduce(controls)
     engines = controls.enumerated().map { index, control in
       let port = SimulatedPort(network, host: number, queue: index)
-      return SteppedEngine(control, port, readyAt: network.now)
+      let fate = RandomStream(seed: network.seed, name: "absences of engine \(index) of host \(number)")
+      return SteppedEngine(control, port, fate, readyAt: network.now)
     }
+    for engine in engines { engine.schedule(absences, now: network.now) }
     for control in controls {
       _ = try! unsafe control.addChannel(
         identifier: 1, base: channel.base, size: channel.size, doorbell: channel.doorbell)
@@ -190,6 +197,10 @@ package final class SimulatedHost {
   }
 
   // MARK: Work
+
+  var absences: Schedule? {
+    didSet { for engine in engines { engine.schedule(absences, now: network.now) } }
+  }
 
   var nextRound: UInt64 { engines.reduce(UInt64.max) { min($0, $1.wakeAt) } }
   var isIdle: Bool { engines.allSatisfy { $0.isIdle } }
@@ -232,16 +243,46 @@ private final class SteppedEngine {
   var wakeAt: UInt64
   /// It only waits for its timers.
   var isIdle = false
+  private var absences: Schedule?
+  private var fate: RandomStream
+  /// The next time, or the one under way, that it does not run.
+  private var absentFrom = UInt64.max
+  private var absentUntil = UInt64.max
 
-  init(_ control: EngineControl, _ port: consuming SimulatedPort, readyAt: UInt64) {
+  init(_ control: EngineControl, _ port: consuming SimulatedPort, _ fate: RandomStream, readyAt: UInt64) {
     self.control = control
+    self.fate = fate
     engine = Engine<SimulatedPort>(control: control)
     engine.add(port: port)
     self.readyAt = readyAt
     wakeAt = readyAt
   }
 
+  func schedule(_ absences: Schedule?, now: UInt64) {
+    self.absences = absences
+    drawAbsence(from: now)
+  }
+
+  private func drawAbsence(from now: UInt64) {
+    guard let absences else {
+      (absentFrom, absentUntil) = (.max, .max)
+      return
+    }
+    absentFrom = now + fate.uniform(absences.interval)
+    absentUntil = absentFrom + fate.uniform(absences.duration)
+  }
+
   func step(at now: UInt64, roundTime: UInt64) {
+    // An idle engine has looked all the time that nobody stepped it.
+    if isIdle { engine.idled(until: min(absentFrom, max(readyAt, now) - roundTime)) }
+    if now >= absentFrom {
+      if now < absentUntil {
+        readyAt = absentUntil
+        wakeAt = absentUntil
+        return
+      }
+      drawAbsence(from: now)
+    }
     let progress = engine.iterate()
     isIdle = !progress && !engine.hasWork()
     readyAt = now + roundTime

@@ -197,6 +197,66 @@ import Testing
     #expect(world.end())
   }
 
+  /// What 4 senders get across in `span` ns, bytes; the engines' absences as given.
+  private func carried(_ seed: UInt64, _ span: UInt64, _ absences: Schedule?) -> (bytes: Int, counts: String) {
+    let (world, a, b) = world(seed)
+    let senders = (0..<4).map { a.open(port: UInt16(1000 + $0)) }
+    let receivers = (0..<4).map { b.open(port: UInt16(2000 + $0)) }
+    let payload = [UInt8](repeating: 7, count: 8000)
+    // The session is open and knows its way before anybody is absent.
+    #expect(senders[0].send(payload, to: b.address, 2000, machnet: true))
+    world.run(for: 5_000_000)
+    world.absences = absences
+    var bytes = 0
+    world.run(for: span, every: 50_000) {
+      for (number, sender) in senders.enumerated() {
+        while sender.send(payload, to: b.address, UInt16(2000 + number), machnet: true) {}
+      }
+      for receiver in receivers { while let got = receiver.receive() { bytes += got.payload.count } }
+    }
+    let all: [TransportCounter] = [.packetsSent, .retransmissions, .spuriousRetransmissions, .timeouts, .spuriousTimeouts, .probes]
+    let counts = all.map { "\($0) \(count(a, $0))" }.joined(separator: ", ")
+    #expect(world.end())
+    return (bytes, counts + ", window \(a.controls[0].sessions().map(\.congestionWindow)) \(b.drops) \(a.drops)")
+  }
+
+  /// Other work takes an engine's core whenever it yields: it runs for a moment, and is away for milliseconds.
+  @Test func `an engine that is off its core is not taken for a queue in the network`() {
+    for seed in runSeed..<runSeed &+ 3 {
+      let it = carried(seed, 500_000_000, Schedule(interval: 20_000...300_000, duration: 1_000_000...5_000_000))
+      // Some 0.5 Gbit/s: a window of 256 packets each time that both have run. Taken for delay, absences left 0.003.
+      #expect(it.bytes * 8 >= 500_000_000 / 10, "seed \(seed): \(it)")
+    }
+  }
+
+  @Test func `a queue in the network is seen although engines are off their cores`() {
+    let world = SimulatedWorld(seed: runSeed)
+    var slow = LinkOptions()
+    slow.bandwidth = 1_000_000_000
+    slow.queueLimit = 8 << 20
+    let sink = world.addHost(engines: 1, link: slow)
+    let senders = (0..<4).map { _ in world.addHost(engines: 1).open(port: 1000) }
+    let receivers = (0..<4).map { sink.open(port: UInt16(2000 + $0)) }
+    let payload = [UInt8](repeating: 7, count: 8000)
+    for sender in senders { #expect(sender.send(payload, to: sink.address, 2000, machnet: true)) }
+    world.run(for: 5_000_000)
+    world.absences = Schedule(interval: 5_000_000...60_000_000, duration: 1_000_000...20_000_000)
+    var bytes = 0
+    func work() {
+      for (number, sender) in senders.enumerated() {
+        while sender.send(payload, to: sink.address, UInt16(2000 + number), machnet: true) {}
+      }
+      for receiver in receivers { while let got = receiver.receive() { bytes += got.payload.count } }
+    }
+    world.run(for: 50_000_000, every: 50_000, work)
+    world.network.resetQueueingDelay(to: sink.number)
+    world.run(for: 300_000_000, every: 50_000, work)
+    let delay = world.network.queueingDelay(to: sink.number)
+    // The target is 100 us.
+    #expect(delay.percentile(50) < 200_000 && delay.percentile(99) < 400_000, "seed \(runSeed): \(delay.percentile(99))")
+    #expect(bytes > 0 && world.end())
+  }
+
   @Test func `sessions of several engines stay on the engines where their packets land`() {
     let (world, a, b) = world(engines: 4)
     let senders = (0..<4).map { a.open(port: UInt16(1000 + $0), home: $0) }

@@ -91,4 +91,63 @@ let seconds: UInt64 = 1_000_000_000
       #expect(it.received.count == 2 - lost)
     }
   }
+
+  /// The peer's engine is away for 20 ms, and says so; then what waited for it arrives, originals before copies.
+  @Test func `timeouts while the peer is away leave the window as it was`() {
+    let it = Exchange(seed: runSeed)
+    it.open()
+    for _ in 0..<50 {
+      #expect(it.send(1000))
+      it.settle()
+    }
+    let before = it.a.snapshot(0)!.congestionWindow
+    let began = it.now
+    var waiting: [([UInt8], PortPair)] = []
+    for _ in 0..<4 { #expect(it.send(1000)) }
+    while it.now < began + 20 * milliseconds {
+      while let packet = it.next(fromA: true) { waiting.append(packet) }
+      it.now += 10_000
+      it.a.expire(now: it.now)
+    }
+    #expect(it.a.value(.timeouts) >= 3 && it.a.snapshot(0)!.congestionWindow < before / 4)
+    it.b.absent(from: began, until: it.now)
+    let isCatchingUp = it.b.isCatchingUp
+    #expect(isCatchingUp)
+    for (payload, ports) in waiting { it.give(payload, ports, toA: false) }
+    it.b.caughtUp()
+    it.settle()
+    #expect(it.a.value(.spuriousTimeouts) == 1 && it.received.suffix(4) == [1000, 1000, 1000, 1000])
+    #expect(it.a.snapshot(0)!.congestionWindow >= before, "\(before)")
+    // What the next packets tell is believed again.
+    #expect(it.send(1000))
+    it.settle()
+    #expect(it.a.snapshot(0)!.minimumRTT < 100_000)
+  }
+
+  @Test func `a sample in which this side was away says nothing, and one that goes far beyond does`() {
+    for (away, isSlower) in [(10 * milliseconds, false), (5 * milliseconds, true)] {
+      let it = Exchange(seed: runSeed)
+      it.open()
+      for _ in 0..<50 {
+        #expect(it.send(1000))
+        it.settle()
+      }
+      let before = it.a.snapshot(0)!.congestionWindow
+      // Three rounds of it: the least delay of two counts.
+      for _ in 0..<3 {
+        #expect(it.send(1000))
+        var answers: [([UInt8], PortPair)] = []
+        while let (payload, ports) = it.next(fromA: true) { it.give(payload, ports, toA: false) }
+        it.now += 200_000
+        it.b.expire(now: it.now)
+        while let answer = it.next(fromA: false) { answers.append(answer) }
+        #expect(!answers.isEmpty)
+        it.now += 10 * milliseconds
+        it.a.absent(from: it.now - away, until: it.now)
+        for (payload, ports) in answers { it.give(payload, ports, toA: true) }
+        it.a.caughtUp()
+      }
+      #expect((it.a.snapshot(0)!.congestionWindow < before) == isSlower, "\(away)")
+    }
+  }
 }
