@@ -129,6 +129,10 @@ public struct Config: Sendable, Equatable {
     /// Of an engine and interface: messages in several packets that are being put together, of 64 KiB each, 8...4096; a
     /// session has a quarter of them at most.
     public var assemblies = 256
+    /// Of an engine and interface: such messages of more than 64 KiB, 8 MiB each, 0...64.
+    public var largeAssemblies = 4
+    /// Of an engine: sockets without room for whom what has arrived is kept, 1 MiB each, 1...256.
+    public var parkings = 16
     /// How long a message waits for a remote socket that has no room, 0...10,000.
     public var pauseMilliseconds = 250
   }

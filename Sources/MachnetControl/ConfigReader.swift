@@ -221,8 +221,10 @@ package struct ConfigReader {
   private mutating func transport(_ node: Node?) -> Config.Transport {
     var transport = Config.Transport()
     let fields = mapping(
-      node, "the section 'transport'", keys: ["ports", "target-delay-us", "sessions", "packets", "assemblies", "pause-ms"],
-      mayBeNull: true)
+      node, "the section 'transport'",
+      keys: [
+        "ports", "target-delay-us", "sessions", "packets", "assemblies", "large-assemblies", "parkings", "pause-ms",
+      ], mayBeNull: true)
     transport.ports =
       text(fields["ports"], "16 or more UDP ports from 1024 on, such as 62000-62255") {
         let ends = $0.split(separator: "-", omittingEmptySubsequences: false)
@@ -239,6 +241,9 @@ package struct ConfigReader {
       } ?? transport.sessions
     transport.packets = integer(fields["packets"], 64...65536, "packets") ?? transport.packets
     transport.assemblies = integer(fields["assemblies"], 8...4096, "messages") ?? transport.assemblies
+    transport.largeAssemblies =
+      integer(fields["large-assemblies"], 0...64, "messages") ?? transport.largeAssemblies
+    transport.parkings = integer(fields["parkings"], 1...256, "sockets") ?? transport.parkings
     transport.pauseMilliseconds =
       integer(fields["pause-ms"], 0...10_000, "milliseconds") ?? transport.pauseMilliseconds
     return transport

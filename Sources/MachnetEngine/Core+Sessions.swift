@@ -31,7 +31,6 @@ extension Core {
     var reader: RingReader
   }
 
-  static var parkingMax: Int { @_noLocks get { 16 } }
   /// What a window of small messages takes in records, twice.
   static var parkingCapacity: UInt32 { @_noLocks get { 1 << 20 } }
   static var parkingStride: Int { @_noLocks get { MemoryLayout<mn_ring>.size &+ Int(Core.parkingCapacity) } }
@@ -250,8 +249,8 @@ extension Core {
   private mutating func park(_ payload: Bytes, _ envelope: Envelope, interface: UInt32, for receiver: UInt32) {
     if endpoints[receiver].parking == none {
       var free: UInt32 = 0
-      while Int(free) < Core.parkingMax && parkings[free].isUsed { free &+= 1 }
-      if Int(free) == Core.parkingMax {
+      while Int(free) < parkings.count && parkings[free].isUsed { free &+= 1 }
+      if Int(free) == parkings.count {
         dropReceived(.receiveRingFull, receiver)
         return
       }
@@ -279,7 +278,7 @@ extension Core {
   @inline(never) @_noLocks
   private mutating func emptyParkings() {
     var place: UInt32 = 0
-    while Int(place) < Core.parkingMax {
+    while Int(place) < parkings.count {
       if parkings[place].isUsed { empty(parking: place) }
       place &+= 1
     }

@@ -61,8 +61,8 @@ struct Core: ~Copyable {
   let told = Table<Told>(count: Core.toldMax)
   var toldCount = 0
   /// Rings of our own for messages whose receivers have no room.
-  let parkings = Table<Parking>(count: Core.parkingMax)
-  let parkingMemory = Table<UInt8>(count: Core.parkingMax * Core.parkingStride)
+  let parkings: Table<Parking>
+  let parkingMemory: Table<UInt8>
   var parkingCount = 0
   /// Remote sockets that have no room.
   let paused = Table<Paused>(count: Core.pausedMax)
@@ -103,6 +103,8 @@ struct Core: ~Copyable {
     faultDescriptor = control.faultDescriptor
     transportOptions = options.transport
     pauseLimit = UInt64(max(0, options.pauseMilliseconds)) * 1_000_000
+    parkings = Table(count: options.parkings)
+    parkingMemory = Table(count: options.parkings * Core.parkingStride)
     waker = control.waker
     clock = unsafe Clock(virtual: options.virtualTime)
     now = clock.now()
@@ -183,7 +185,7 @@ struct Core: ~Copyable {
     var transport = transportOptions
     transport.engine = UInt8(options.queue)
     transport.engines = UInt8(options.queues)
-    transport.datagramMax = min(options.mtu - Core.datagramOverhead, Core.sessionDatagramMax)
+    transport.datagramMax = EngineOptions.sessionDatagram(mtu: options.mtu)
     // Ports of one daemon draw other numbers each.
     transport.seed.1 ^= UInt64(options.address) << 32 | UInt64(index) << 16 | UInt64(portCount) << 8 | UInt64(options.queue)
     unsafe (transports.base + portCount).initialize(to: Transport(transport))

@@ -62,6 +62,11 @@ public struct EngineOptions: @unchecked Sendable {
     engine: 0, engines: 1, epoch: .random(in: 1 ... .max), seed: (.random(in: 0 ... .max), .random(in: 0 ... .max)))
   /// How long a message waits in its sender's ring for a remote socket that has no room.
   public var pauseMilliseconds: Int = 250
+  /// Sockets without room whose messages may wait in the engine, at most `parkingBytes` each.
+  public var parkings: Int = 16
+  public static var parkingBytes: Int { Core.parkingStride }
+  /// Bytes of the largest session packet on an interface.
+  public static func sessionDatagram(mtu: Int) -> Int { min(mtu - Core.datagramOverhead, Core.sessionDatagramMax) }
   /// One per port that the engine is given, in that order.
   public var interfaces: [InterfaceOptions] = []
 

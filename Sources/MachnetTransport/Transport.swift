@@ -190,7 +190,7 @@ public struct Transport: ~Copyable {
     self.options = options
     sessions = Table(count: options.sessions)
     slots = Table(count: options.sessions * Transport.windowMax)
-    bufferSize = (options.datagramMax + 63) & ~63
+    bufferSize = options.bufferSize
     buffers = Table(count: options.buffers * bufferSize)
     freeBuffers = Table(count: options.buffers)
     freeBufferCount = options.buffers

@@ -55,6 +55,18 @@ public struct TransportOptions: Sendable {
     self.seed = seed
   }
 
+  /// Bytes that a transport with these limits can come to use. Memory that was never needed costs nothing.
+  public var memory: Int {
+    let session = MemoryLayout<Session>.stride + Transport.windowMax * MemoryLayout<Slot>.stride
+    // Beside the tables that its limits size, there are the events.
+    return sessions * (session + 7 * MemoryLayout<UInt32>.stride)
+      + buffers * (bufferSize + MemoryLayout<UInt32>.stride) + assemblies * TransportOptions.smallAssembly
+      + largeAssemblies * TransportOptions.messageMax + Transport.eventMax * MemoryLayout<Transport.Event>.stride
+  }
+
+  /// A packet's chunks, in whole cache lines.
+  var bufferSize: Int { (datagramMax + 63) & ~63 }
+
   /// Bytes of the largest message.
   public static let messageMax = 8 << 20
   static let smallAssembly = 65_536

@@ -100,10 +100,13 @@ struct Daemon: ParsableCommand {
 
   private func summary(_ config: Config) -> String {
     func count(_ number: Int, _ noun: String) -> String { "\(number) \(noun)\(number == 1 ? "" : "s")" }
-    return [
+    var parts = [
       count(config.interfaces.count, "interface"), count(config.engine.count, "engine"),
       count(config.flows.count, "flow rule"),
-    ].joined(separator: ", ")
+    ]
+    // Without an interface there are no sessions.
+    if !config.interfaces.isEmpty { parts.append("sessions in at most \(Engines.sessionMemory(config) >> 20) MiB") }
+    return parts.joined(separator: ", ")
   }
 }
 

@@ -60,12 +60,8 @@ final class Engines {
       options[index].separateHosts = config.engine.separateHosts
       options[index].sharesCore = sharesCores
       options[index].transport.epoch = directory.epoch | 1
-      options[index].transport.portBase = config.transport.ports.lowerBound
-      options[index].transport.portCount = UInt16(config.transport.ports.count)
-      options[index].transport.targetDelay = UInt64(config.transport.targetDelayMicroseconds) * 1000
-      options[index].transport.sessions = config.transport.sessions
-      options[index].transport.buffers = config.transport.packets
-      options[index].transport.assemblies = config.transport.assemblies
+      Self.set(config.transport, &options[index].transport)
+      options[index].parkings = config.transport.parkings
       options[index].pauseMilliseconds = config.transport.pauseMilliseconds
       guard let control = EngineControl(options: options[index]) else {
         throw SystemError(ENOMEM, "reserve the memory of engine \(index)")
@@ -76,6 +72,28 @@ final class Engines {
     self.controls = controls
     // Channels belong where the packets are.
     if let node = ports.first?.node { NUMA.prefer(node: node) }
+  }
+
+  private static func set(_ transport: Config.Transport, _ options: inout TransportOptions) {
+    options.portBase = transport.ports.lowerBound
+    options.portCount = UInt16(transport.ports.count)
+    options.targetDelay = UInt64(transport.targetDelayMicroseconds) * 1000
+    options.sessions = transport.sessions
+    options.buffers = transport.packets
+    options.assemblies = transport.assemblies
+    options.largeAssemblies = transport.largeAssemblies
+  }
+
+  /// Bytes that sessions can come to use in all engines together, where interfaces without an MTU in the config have 1,500.
+  static func sessionMemory(_ config: Config) -> Int {
+    var options = TransportOptions(engine: 0, engines: 1, epoch: 1, seed: (0, 0))
+    set(config.transport, &options)
+    var sum = config.engine.count * config.transport.parkings * EngineOptions.parkingBytes
+    for interface in config.interfaces {
+      options.datagramMax = EngineOptions.sessionDatagram(mtu: interface.mtu ?? 1500)
+      sum += interface.queues * options.memory
+    }
+    return sum
   }
 
   private static func openPorts(_ interfaces: [Config.Interface]) throws(SystemError) -> [Port] {

@@ -71,6 +71,28 @@ private func write(_ text: String, to name: String) throws -> String {
   @Test func checkSaysWhetherAConfigIsRight() throws {
     let right = try write("flows: [{ match: {}, path: machnet }]\n", to: "right.yaml")
     #expect(try run(["machnetd", "--config", right, "--check"]) == (0, "\(right): OK: 0 interfaces, 1 engine, 1 flow rule\n", ""))
+    // Another large message in the making is 8 MiB more, of each queue; another parking a MiB (and its indices), of each engine.
+    func sessions(_ limits: String) throws -> Int {
+      let file = try write(
+        """
+        interfaces: [{ name: net0, address: 10.9.0.1/24, queues: 2, device: { vdev: net_null0 } }]
+        engine: { cpus: [0, 1] }
+        transport: { \(limits) }
+        flows: []
+
+        """, to: "limits.yaml")
+      let (status, output, errors) = try run(["machnetd", "--config", file, "--check"])
+      #expect(status == 0 && errors.isEmpty, "\(errors)")
+      let words = output.split(separator: " ")
+      #expect(words.suffix(5).dropLast(2) == ["in", "at", "most"] && words.last == "MiB\n", "\(output)")
+      return Int(words.suffix(2).first ?? "") ?? 0
+    }
+    let usual = try sessions("")
+    #expect((150...180).contains(usual), "\(usual)")
+    #expect(try sessions("large-assemblies: 14") == usual + 2 * 80)
+    #expect(try sessions("large-assemblies: 0") == usual - 2 * 32)
+    #expect(try sessions("parkings: 116") == usual + 2 * 100)
+    #expect(try sessions("assemblies: 512") == usual + 2 * 16)
     let wrong = try write("flows: [{ match: {}, path: up }]\nwaiting: { spin-us: x }\n", to: "wrong.yaml")
     #expect(
       try run(["machnetd", "--config", wrong, "--check"]) == (
