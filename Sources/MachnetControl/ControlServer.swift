@@ -63,7 +63,7 @@ public final class ControlServer: @unchecked Sendable {
   ///   - render: makes text of a status, on another thread.
   public init(
     config: Config, socket: ControlSocket, directory: DirectoryMemory, engines: [EngineControl], log: Logger,
-    signals: Int32 = -1, render: @escaping @Sendable (StatusReport) throws -> String = { try $0.json },
+    signals: Int32 = -1, render: @escaping @Sendable (StatusReport) throws -> String = { $0.json },
     reread: @escaping @Sendable () throws -> Config
   ) throws(SystemError) {
     precondition(engines.count == config.engine.count)

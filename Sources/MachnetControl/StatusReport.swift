@@ -4,14 +4,18 @@ import Foundation
 ///
 /// Keys are stable: they may be added to, never renamed. Counts are since the start of what they belong to. Numbers of
 /// the kernel's share and of wake-ups come from the applications and are as true as those are.
-public struct StatusReport: Codable, Sendable {
+public struct StatusReport: Decodable, Sendable {
   public var daemon: DaemonStatus
   public var engines: [EngineStatus]
   public var interfaces: [InterfaceStatus]
   public var processes: [ProcessStatus]
   public var sockets: [SocketStatus]
 
-  public struct DaemonStatus: Codable, Sendable {
+  enum CodingKeys: String, CodingKey {
+    case daemon, engines, interfaces, processes, sockets
+  }
+
+  public struct DaemonStatus: Decodable, Sendable {
     public var pid: Int
     public var uptimeSeconds: Double
     /// Drawn at the daemon's start; 16 hexadecimal digits.
@@ -29,9 +33,17 @@ public struct StatusReport: Codable, Sendable {
     /// Since the start: what lay in the rings of sockets that went back to the kernel, and was never received (their
     /// programs have become others by exec, or have closed them).
     public var abandonedDatagrams: UInt64
+
+    enum CodingKeys: String, CodingKey {
+      case pid, uptimeSeconds = "uptime_seconds", epoch, rulesGeneration = "rules_generation", rules,
+        controlSocket = "control_socket", connections, channels, endpoints, departing, requests,
+        refusedRequests = "refused_requests", refusedConnections = "refused_connections",
+        disconnectedLiars = "disconnected_liars", damagedChannels = "damaged_channels",
+        abandonedDatagrams = "abandoned_datagrams"
+    }
   }
 
-  public struct EngineStatus: Codable, Sendable {
+  public struct EngineStatus: Decodable, Sendable {
     public var index: Int
     /// nil: not pinned.
     public var cpu: Int?
@@ -49,7 +61,7 @@ public struct StatusReport: Codable, Sendable {
   }
 
   /// A session of the transport machnet with an engine of another host.
-  public struct SessionStatus: Codable, Sendable {
+  public struct SessionStatus: Decodable, Sendable {
     public var local, remote: String
     /// Number of the engine there.
     public var remoteEngine: Int
@@ -63,9 +75,16 @@ public struct StatusReport: Codable, Sendable {
     public var congestionWindow: Double
     public var inFlight: Int
     public var packetsSent, packetsReceived, retransmissions: UInt64
+
+    enum CodingKeys: String, CodingKey {
+      case local, remote, remoteEngine = "remote_engine", state, setUpMicroseconds = "set_up_microseconds",
+        smoothedRttMicroseconds = "smoothed_rtt_microseconds", minimumRttMicroseconds = "minimum_rtt_microseconds",
+        congestionWindow = "congestion_window", inFlight = "in_flight", packetsSent = "packets_sent",
+        packetsReceived = "packets_received", retransmissions
+    }
   }
 
-  public struct InterfaceStatus: Codable, Sendable {
+  public struct InterfaceStatus: Decodable, Sendable {
     public var name: String
     /// `ADDR/LEN`
     public var address: String
@@ -75,16 +94,24 @@ public struct StatusReport: Codable, Sendable {
     public var mtu: Int?
     public var mac: String?
     public var neighbours: [NeighbourStatus]
+
+    enum CodingKeys: String, CodingKey {
+      case name, address, gateway, device, mtu, mac, neighbours
+    }
   }
 
-  public struct NeighbourStatus: Codable, Sendable {
+  public struct NeighbourStatus: Decodable, Sendable {
     public var address: String
     public var mac: String?
     /// incomplete, reachable or stale
     public var state: String
+
+    enum CodingKeys: String, CodingKey {
+      case address, mac, state
+    }
   }
 
-  public struct ProcessStatus: Codable, Sendable {
+  public struct ProcessStatus: Decodable, Sendable {
     /// 0: of a PID namespace that the daemon does not see.
     public var pid: Int
     public var uid: Int
@@ -94,9 +121,13 @@ public struct StatusReport: Codable, Sendable {
     public var connectedSeconds: Double
     /// Requests that were refused, the latest last; at most 16 different ones are remembered.
     public var refusals: [RefusalStatus]
+
+    enum CodingKeys: String, CodingKey {
+      case pid, uid, program, channels, sockets, connectedSeconds = "connected_seconds", refusals
+    }
   }
 
-  public struct RefusalStatus: Codable, Sendable {
+  public struct RefusalStatus: Decodable, Sendable {
     /// open, connect or channel
     public var request: String
     /// An errno value.
@@ -107,9 +138,13 @@ public struct StatusReport: Codable, Sendable {
     public var count: UInt64
     /// Since the latest.
     public var secondsAgo: Double
+
+    enum CodingKeys: String, CodingKey {
+      case request, error, reason, inode, count, secondsAgo = "seconds_ago"
+    }
   }
 
-  public struct SocketStatus: Codable, Sendable {
+  public struct SocketStatus: Decodable, Sendable {
     public var program: String
     public var pid: Int
     /// `ADDR:PORT`, ADDR `*` for the wildcard.
@@ -134,12 +169,21 @@ public struct StatusReport: Codable, Sendable {
     public var drops: [String: UInt64]
     /// Times that a thread of the program slept in a wait and was woken.
     public var wakeups: UInt64
+
+    enum CodingKeys: String, CodingKey {
+      case program, pid, local, peer, netns, verdict, ruleLine = "rule_line", transport, homeEngine = "home_engine", inode,
+        sinceSeconds = "since_seconds", channel, endpoint, engine, kernel, drops, wakeups
+    }
   }
 
   /// Both directions, as the program sees them.
   public struct Traffic: Codable, Sendable {
     public var rx = Amount()
     public var tx = Amount()
+
+    enum CodingKeys: String, CodingKey {
+      case rx, tx
+    }
   }
 
   public struct Amount: Codable, Sendable {
@@ -147,25 +191,18 @@ public struct StatusReport: Codable, Sendable {
     /// Of payload.
     public var bytes: UInt64 = 0
 
+    enum CodingKeys: String, CodingKey {
+      case datagrams, bytes
+    }
+
     public init(datagrams: UInt64 = 0, bytes: UInt64 = 0) {
       self.datagrams = datagrams
       self.bytes = bytes
     }
   }
 
-  public var json: String {
-    get throws {
-      let encoder = JSONEncoder()
-      encoder.keyEncodingStrategy = .convertToSnakeCase
-      encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
-      return String(decoding: try encoder.encode(self), as: UTF8.self)
-    }
-  }
-
   public init(json: String) throws {
-    let decoder = JSONDecoder()
-    decoder.keyDecodingStrategy = .convertFromSnakeCase
-    self = try decoder.decode(StatusReport.self, from: Data(json.utf8))
+    self = try JSONDecoder().decode(StatusReport.self, from: Data(json.utf8))
   }
 
   public init(
@@ -181,7 +218,7 @@ public struct StatusReport: Codable, Sendable {
 }
 
 extension StatusReport.EngineStatus {
-  private struct Key: CodingKey, Hashable {
+  struct Key: CodingKey, Hashable {
     let stringValue: String
     var intValue: Int? { nil }
     init(stringValue: String) { self.stringValue = stringValue }
@@ -198,19 +235,6 @@ extension StatusReport.EngineStatus {
     static let own: Set<Key> = [index, cpu, polling, sleeping, interfaces, drops, transport, sessions]
   }
 
-  public func encode(to encoder: any Encoder) throws {
-    var container = encoder.container(keyedBy: Key.self)
-    try container.encode(index, forKey: .index)
-    try container.encodeIfPresent(cpu, forKey: .cpu)
-    try container.encode(polling, forKey: .polling)
-    try container.encode(sleeping, forKey: .sleeping)
-    try container.encode(interfaces, forKey: .interfaces)
-    try container.encode(drops, forKey: .drops)
-    try container.encode(transport, forKey: .transport)
-    try container.encode(sessions, forKey: .sessions)
-    for (name, count) in counters { try container.encode(count, forKey: Key(stringValue: name)) }
-  }
-
   public init(from decoder: any Decoder) throws {
     let container = try decoder.container(keyedBy: Key.self)
     index = try container.decode(Int.self, forKey: .index)
@@ -223,8 +247,16 @@ extension StatusReport.EngineStatus {
     sessions = try container.decodeIfPresent([StatusReport.SessionStatus].self, forKey: .sessions) ?? []
     counters = [:]
     for key in container.allKeys where !Key.own.contains(key) {
-      counters[key.stringValue] = try container.decode(UInt64.self, forKey: key)
+      counters[camelCase(key.stringValue)] = try container.decode(UInt64.self, forKey: key)
     }
+  }
+}
+
+/// `rx_packets` as `rxPackets`.
+private func camelCase(_ name: String) -> String {
+  let words = name.split(separator: "_")
+  return words.dropFirst().reduce(into: String(words.first ?? "")) { text, word in
+    text += word.prefix(1).uppercased() + word.dropFirst()
   }
 }
 

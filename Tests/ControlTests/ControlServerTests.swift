@@ -546,7 +546,7 @@ private func enterNewNetworkNamespace() -> Bool {
     try withDaemon(render: { report in
       mayEnd.wait()
       written.value += 1
-      return try report.json
+      return report.json
     }) { daemon in
       let first = try daemon.client(), second = try daemon.client(), third = try daemon.client()
       for client in [first, second, third] { try client.send(client.request(MN_REQUEST_STATUS)) }

@@ -23,7 +23,7 @@ final class TestDaemon: @unchecked Sendable {
   let enginesAreStuck = Atomic(false)
 
   init(
-    engines count: Int = 1, interfaces: [mn_interface] = [], render: @escaping @Sendable (StatusReport) throws -> String = { try $0.json },
+    engines count: Int = 1, interfaces: [mn_interface] = [], render: @escaping @Sendable (StatusReport) throws -> String = { $0.json },
     change: (inout Config) -> Void = { _ in }
   ) throws {
     var config = Config()
@@ -97,7 +97,7 @@ final class TestDaemon: @unchecked Sendable {
 
 /// A daemon for the time of a test.
 func withDaemon(
-  engines: Int = 1, interfaces: [mn_interface] = [], render: @escaping @Sendable (StatusReport) throws -> String = { try $0.json },
+  engines: Int = 1, interfaces: [mn_interface] = [], render: @escaping @Sendable (StatusReport) throws -> String = { $0.json },
   change: (inout Config) -> Void = { _ in }, _ body: (TestDaemon) throws -> Void
 ) throws {
   let daemon = try TestDaemon(engines: engines, interfaces: interfaces, render: render, change: change)
