@@ -12,6 +12,7 @@
 #include <linux/sock_diag.h>
 #include <net/if.h>
 #include <netinet/in.h>
+#include <netinet/udp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -25,6 +26,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -255,6 +257,53 @@ int mnc_socket_protocol(const char *path, char *name, size_t size) {
   ssize_t length = getxattr(path, "system.sockprotoname", name, size - 1);
   if (length < 0) return -errno;
   name[length] = 0;
+  return 0;
+}
+
+/// The option that makes a socket the kernel's alone; NULL: none does.
+static const char *kernel_option(int fd) {
+  static const struct {
+    int level, name;
+    const char *words;
+  } flags[] = {
+      {IPPROTO_IP, IP_RECVORIGDSTADDR, "IP_RECVORIGDSTADDR"}, {IPPROTO_IP, IP_CHECKSUM, "IP_CHECKSUM"},
+      {IPPROTO_IP, IP_RECVOPTS, "IP_RECVOPTS"},               {IPPROTO_IP, IP_RETOPTS, "IP_RETOPTS"},
+      {IPPROTO_IP, IP_PASSSEC, "IP_PASSSEC"},                 {IPPROTO_IP, IP_RECVFRAGSIZE, "IP_RECVFRAGSIZE"},
+      {IPPROTO_IP, IP_MINTTL, "IP_MINTTL"},                   {IPPROTO_UDP, UDP_ENCAP, "UDP_ENCAP"},
+  };
+  int number = 0;
+  for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+    socklen_t length = sizeof number;
+    if (getsockopt(fd, flags[i].level, flags[i].name, &number, &length) == 0 && number != 0) return flags[i].words;
+  }
+  // All but the receiving half: RX_HARDWARE, RX_SOFTWARE, SOFTWARE, SYS_HARDWARE, RAW_HARDWARE.
+  const int stamping = 0x7c;
+  socklen_t length = sizeof number;
+  if (getsockopt(fd, SOL_SOCKET, SO_TIMESTAMPING, &number, &length) == 0 && number & ~stamping) return "SO_TIMESTAMPING";
+  length = sizeof number;
+  if (getsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &number, &length) == 0 && number >= 0) return "SO_PEEK_OFF";
+  length = 0;  // In filter blocks: how many there are.
+  if (getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, NULL, &length) == 0 && length > 0) return "SO_ATTACH_FILTER";
+  char text[64] = "";
+  length = sizeof text;
+  if (getsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, text, &length) == 0 && text[0] && strcmp(text, "lo") != 0) return "SO_BINDTODEVICE";
+  length = sizeof text;
+  if (getsockopt(fd, IPPROTO_IP, IP_OPTIONS, text, &length) == 0 && length > 0) return "IP_OPTIONS";
+  const int status = fcntl(fd, F_GETFL);
+  return status >= 0 && status & O_ASYNC ? "O_ASYNC" : NULL;
+}
+
+int mnc_kernel_option(int pid, int fd, char *name, size_t size) {
+  const int process = syscall(SYS_pidfd_open, pid, 0);
+  if (process < 0) return -errno;
+  const int copy = syscall(SYS_pidfd_getfd, process, fd, 0);
+  const int error = errno;
+  close(process);
+  if (copy < 0) return -error;
+  const char *found = kernel_option(copy);
+  close(copy);
+  if (!found) return -ENOENT;
+  snprintf(name, size, "%s", found);
   return 0;
 }
 

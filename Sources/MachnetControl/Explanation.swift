@@ -242,7 +242,10 @@ private func text(_ rule: mn_rule) -> String {
     match.append("\(side): \"\(text)\"")
   }
   let inside = match.isEmpty ? "{}" : "{ \(match.joined(separator: ", ")) }"
-  return "{ match: \(inside), path: \(Int(rule.path) == MN_PATH_MACHNET ? "machnet" : "kernel") }"
+  var words = ["match: \(inside)", "path: \(Int(rule.path) == MN_PATH_MACHNET ? "machnet" : "kernel")"]
+  if Int(rule.transport) == MN_TRANSPORT_MACHNET { words.append("transport: machnet") }
+  if Int(rule.on_engine_loss) == MN_LOSS_ERROR { words.append("on-engine-loss: error") }
+  return "{ \(words.joined(separator: ", ")) }"
 }
 
 private func programName(_ rule: mn_rule) -> String {

@@ -38,7 +38,8 @@ struct RefusalRecord {
   private static func words(_ code: Int32, _ kind: Int) -> String {
     switch (kind, code) {
     case (MN_REQUEST_CHANNEL, EMFILE): "the process has as many channels as one may (channel.max-channels-per-process)"
-    case (_, EACCES): "its address is an engine's, and the socket is of another network namespace than the daemon"
+    case (_, EACCES):
+      "its address is an engine's, and the socket is of another network namespace than the daemon, or its port belongs to sessions (transport.ports)"
     case (_, EADDRINUSE): "another socket holds that address and port of an engine"
     case (_, EADDRNOTAVAIL): "its address is neither this host's nor an engine's"
     case (_, EAFNOSUPPORT): "it carries IPv6 only"

@@ -5,8 +5,13 @@ import Glibc
 public struct InspectionError: Error, Equatable, CustomStringConvertible, Sendable {
   /// The file, then what is wrong with it.
   public let description: String
+  /// Another user may see what this one may not.
+  public let isDenied: Bool
 
-  init(_ path: String, _ problem: String) { description = "\(path): \(problem)" }
+  init(_ path: String, _ problem: String, isDenied: Bool = false) {
+    description = "\(path): \(problem)"
+    self.isDenied = isDenied
+  }
 }
 
 /// An open ELF file, read as the loader does: by its program headers. Sections are a bonus that a file may lack.

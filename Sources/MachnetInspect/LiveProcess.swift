@@ -11,13 +11,19 @@ public struct LiveProcess: Sendable {
   public let hasPreload: Bool
   /// LD_PRELOAD and MACHNET_SOCKET as it was started with; nil: not for us to see.
   public let environment: [String: String]?
-  /// In the order of their descriptors.
+  /// In the order of their descriptors, each once.
   public let sockets: [Socket]
+  /// How many descriptors it may have, and those that it has; nil: not for us to see.
+  public let descriptorLimit: Int?
+  private let descriptors: [Int]
   /// Whether it lives in the caller's network namespace; nil: not for us to see.
   public let sharesNetwork: Bool?
 
   public struct Socket: Sendable {
+    /// The lowest.
     public let descriptor: Int
+    /// Others of the same socket: the program's copies, and those that the preload library keeps.
+    public internal(set) var copies: [Int] = []
     public let inode: UInt64
     /// UDP, UDPv6, TCP, UNIX...; nil: not for us to see.
     public let proto: String?
@@ -36,13 +42,30 @@ public struct LiveProcess: Sendable {
     public let description: String
   }
 
+  /// Whether the preload library finds no number for another descriptor: it takes those from three quarters of the limit on
+  /// (`Process.copy` in the shim), and leaves the rest to the program.
+  public var lacksDescriptors: Bool {
+    guard let limit = descriptorLimit, limit > 0 else { return false }
+    let first = min(limit - limit / 4, 16384)
+    return descriptors.count { $0 >= first } >= limit - first
+  }
+
+  /// The option by which a socket has asked for what only the kernel does; nil: none, or not for us to see.
+  public func kernelOption(of socket: Socket) -> String? {
+    var name = [CChar](repeating: 0, count: 64)
+    guard unsafe mnc_kernel_option(Int32(pid), Int32(socket.descriptor), &name, name.count) == 0 else { return nil }
+    return String(decoding: name.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+  }
+
   /// - Throws: no such process, or one that this user may not look at.
   public init(pid: Int) throws(InspectionError) {
     let base = "/proc/\(pid)"
     func fail(_ problem: String) -> InspectionError { InspectionError("process \(pid)", problem) }
+    let denied = InspectionError(
+      "process \(pid)", "only root and its own user may look at it: sudo machnet explain --pid \(pid)", isDenied: true)
     guard pid > 0, unsafe access(base, F_OK) == 0 else { throw fail("there is none") }
     guard let executable = link("\(base)/exe") else {
-      throw fail(errno == ENOENT ? "it is a kernel's thread, or has ended" : "only root and its own user may look at it")
+      throw errno == ENOENT ? fail("it is a kernel's thread, or has ended") : denied
     }
     self.pid = pid
     // A program that was replaced since.
@@ -68,13 +91,21 @@ public struct LiveProcess: Sendable {
     }
     let own = link("/proc/self/ns/net"), its = link("\(base)/ns/net")
     sharesNetwork = own == nil || its == nil ? nil : own == its
-    guard let descriptors = entries(of: "\(base)/fd") else { throw fail("only root and its own user may look at it") }
+    guard let descriptors = entries(of: "\(base)/fd") else { throw denied }
+    self.descriptors = descriptors.compactMap(Int.init).sorted()
+    descriptorLimit = contents(of: "\(base)/limits", limit: 1 << 16).flatMap { Self.descriptorLimit(String(decoding: $0, as: UTF8.self)) }
     var sockets: [Socket] = []
-    for descriptor in descriptors.compactMap(Int.init).sorted() {
+    var places: [UInt64: Int] = [:]
+    for descriptor in self.descriptors {
       let path = "\(base)/fd/\(descriptor)"
       guard let target = link(path), target.hasPrefix("socket:["), let inode = UInt64(target.dropFirst(8).dropLast()) else {
         continue
       }
+      if let known = places[inode] {
+        sockets[known].copies.append(descriptor)
+        continue
+      }
+      places[inode] = sockets.count
       sockets.append(Socket(descriptor: descriptor, inode: inode, proto: protocolName(path)))
     }
     let addresses = Self.udpAddresses(of: base)
@@ -84,6 +115,13 @@ public struct LiveProcess: Sendable {
       sockets[index].peer = peer
     }
     self.sockets = sockets
+  }
+
+  /// The soft limit of descriptors (proc(5), /proc/PID/limits).
+  static func descriptorLimit(_ limits: String) -> Int? {
+    let title = "Max open files"
+    let line = limits.split(separator: "\n").first { $0.hasPrefix(title) }
+    return line?.dropFirst(title.count).split(separator: " ").first.flatMap { Int($0) }
   }
 
   /// Bound UDP sockets of the process's network namespace, by inode (proc(5), /proc/net/udp).

@@ -7,8 +7,8 @@ import MachnetInspect
 struct ProcessExplanation: Encodable {
   var pid: Int
   var executable: String
-  /// The preload library is in the process.
-  var hasPreload: Bool
+  /// The preload library is in the process; nil: not for us to see.
+  var hasPreload: Bool?
   /// The control socket of the daemon that was asked, and whether it answered.
   var daemon: String
   var daemonAnswers: Bool
@@ -20,7 +20,10 @@ struct ProcessExplanation: Encodable {
   var sockets: [Socket]
 
   struct Socket: Encodable {
-    var fd: Int
+    /// The lowest; nil: not for us to see.
+    var fd: Int?
+    /// Descriptors of the same socket: the program's copies, and those that the preload library keeps.
+    var copies: [Int] = []
     var proto: String?
     var local: String?
     var peer: String?
@@ -40,19 +43,45 @@ extension Explain {
     do throws(InspectionError) {
       process = try LiveProcess(pid: pid)
     } catch {
-      complain("machnet: \(error)")
-      throw ExitCode(2)
+      guard error.isDenied, fd == nil, let known = explanationByDaemon(pid: pid) else {
+        complain("machnet: \(error)")
+        throw ExitCode(2)
+      }
+      return try tell(known)
     }
     var explanation = explanation(of: process)
     if let fd {
-      explanation.sockets.removeAll { $0.fd != fd }
+      explanation.sockets.removeAll { $0.fd != fd && !$0.copies.contains(fd) }
       guard !explanation.sockets.isEmpty else {
         complain("machnet: descriptor \(fd) of process \(pid) is no socket; without --fd all its sockets are explained")
         throw ExitCode(2)
       }
     }
+    try tell(explanation)
+  }
+
+  private func tell(_ explanation: ProcessExplanation) throws {
     print(json ? try encoded(explanation) : readable(explanation, all: fd != nil))
     if !explanation.sockets.contains(where: { $0.path == "machnet" }) { throw ExitCode(1) }
+  }
+
+  /// What the daemon knows of a process that this user may not look at; nil: it does not answer either.
+  private func explanationByDaemon(pid: Int) -> ProcessExplanation? {
+    let path = socket ?? environment("MACHNET_SOCKET") ?? defaultControlSocket
+    guard let report = try? ControlClient(path: path).status() else { return nil }
+    let attached = report.processes.filter { $0.pid == pid }
+    var explanation = ProcessExplanation(
+      pid: pid, executable: attached.first?.program ?? "whose program only root and its own user may see", hasPreload: attached.isEmpty ? nil : true,
+      daemon: path, daemonAnswers: true, isAttached: !attached.isEmpty, attachedSeconds: attached.map(\.connectedSeconds).max(),
+      reasons: [], sockets: [])
+    explanation.sockets = report.sockets.filter { $0.pid == pid }.map { onMachnet(nil, $0, pid) }
+    for refusal in attached.flatMap(\.refusals) {
+      explanation.reasons.append("a \(refusal.request) was refused \(ago(refusal.secondsAgo)): \(refusal.reason)")
+    }
+    explanation.reasons.append(
+      (attached.isEmpty ? "it is not attached to this daemon, so all its sockets are on the kernel" : "its sockets on the kernel are not shown")
+        + "; only root and its own user may see more: sudo machnet explain --pid \(pid)")
+    return explanation
   }
 
   private func explanation(of process: LiveProcess) -> ProcessExplanation {
@@ -68,8 +97,9 @@ extension Explain {
       report = try client.status()
       explanation.daemonAnswers = true
     } catch {
-      let why = (error as? SystemError).map { "\($0)" } ?? "\(error)"
-      explanation.reasons.append("no daemon answers at \(path) (cannot \(why)): every socket is on the kernel until one does")
+      let why = (error as? SystemError).map { unsafe String(cString: strerror($0.code)) } ?? "\(error)"
+      explanation.reasons.append(
+        "no daemon answers at \(path) (\(why)): every socket is on the kernel until one does; start machnetd, or name another by --socket")
     }
     let attached = report?.processes.filter { $0.pid == process.pid } ?? []
     let refusals = attached.flatMap(\.refusals)
@@ -84,13 +114,17 @@ extension Explain {
             ?? "it looks for one at its start and, when it opens a UDP socket, once a second at most")
           + "; a child attaches with its own first UDP socket, and a daemon refuses more connections than its limits allow")
     }
+    if process.sharesNetwork == false {
+      explanation.reasons.append(
+        "it is in another network namespace than this command: its loopback flows reach sockets there, and addresses of engines are the daemon's namespace's")
+    }
     for refusal in refusals where refusal.inode == nil {
       explanation.reasons.append("a \(refusal.request) was refused \(ago(refusal.secondsAgo)): \(refusal.reason)")
     }
     for socket in process.sockets {
       let known = (report?.sockets ?? []).filter { $0.inode == socket.inode && $0.inode != 0 }
       if let known = known.first(where: { $0.pid == process.pid }) ?? known.first {
-        explanation.sockets.append(onMachnet(socket, known, process))
+        explanation.sockets.append(onMachnet(socket, known, process.pid))
       } else {
         explanation.sockets.append(
           onKernel(socket, process, refusals.filter { $0.inode == socket.inode }, view, isAttached: !attached.isEmpty))
@@ -114,20 +148,20 @@ extension Explain {
   }
 
   private func onMachnet(
-    _ socket: LiveProcess.Socket, _ known: StatusReport.SocketStatus, _ process: LiveProcess
+    _ socket: LiveProcess.Socket?, _ known: StatusReport.SocketStatus, _ pid: Int
   ) -> ProcessExplanation.Socket {
     var reasons = ["on Machnet for \(duration(known.sinceSeconds)), engine \(known.homeEngine)"]
     reasons.append(
       known.ruleLine.map { "the rule in line \($0) of the daemon's config says \(known.verdict)" } ?? "no rule names it now: its sends go by the kernel")
-    if known.pid != process.pid { reasons.append("process \(known.pid) opened it, and shares it") }
+    if known.pid != pid { reasons.append("process \(known.pid) opened it, and shares it") }
     if known.kernel.tx.datagrams > 0 {
       reasons.append(
-        "\(known.kernel.tx.datagrams) datagrams were sent by the kernel: to peers without a rule, or to programs of this host without Machnet")
+        "sent by the kernel: \(known.kernel.tx.datagrams), to peers without a rule, or to programs of this host without Machnet")
     }
-    if known.kernel.rx.datagrams > 0 { reasons.append("\(known.kernel.rx.datagrams) datagrams came by the kernel, from such peers") }
+    if known.kernel.rx.datagrams > 0 { reasons.append("came by the kernel: \(known.kernel.rx.datagrams), from such peers") }
     for (reason, count) in known.drops.sorted(by: { $0.key < $1.key }) { reasons.append("dropped: \(count) (\(reason))") }
     return ProcessExplanation.Socket(
-      fd: socket.descriptor, proto: socket.proto, local: known.local, peer: known.peer, path: "machnet",
+      fd: socket?.descriptor, copies: socket?.copies ?? [], proto: socket?.proto, local: known.local, peer: known.peer, path: "machnet",
       sinceSeconds: known.sinceSeconds, ruleLine: known.ruleLine, engine: known.engine, kernel: known.kernel, reasons: reasons)
   }
 
@@ -136,7 +170,7 @@ extension Explain {
     isAttached: Bool
   ) -> ProcessExplanation.Socket {
     var found = ProcessExplanation.Socket(
-      fd: socket.descriptor, proto: socket.proto, local: socket.local?.description, peer: socket.peer?.description,
+      fd: socket.descriptor, copies: socket.copies, proto: socket.proto, local: socket.local?.description, peer: socket.peer?.description,
       path: "kernel", reasons: [])
     guard socket.isUDP else {
       found.reasons = ["\(socket.proto ?? "what it is cannot be seen; it"): only UDP sockets leave the kernel"]
@@ -157,6 +191,10 @@ extension Explain {
       found.reasons.append("it is IPv6: only IPv4, v4-mapped addresses included, leaves the kernel")
       return found
     }
+    if let option = process.kernelOption(of: socket) {
+      found.reasons.append("it has set \(option), which only the kernel's own queue can honour: it stays there for good")
+      return found
+    }
     guard let view else { return found }
     let question = FlowQuestion(
       programs: process.names, localAddress: address, localPort: local.port,
@@ -166,10 +204,15 @@ extension Explain {
     found.reasons += judged.reasons
     found.reasons += judged.misses.map { "the rule in line \($0.line) does not match: \($0.reason)" }
     if judged.isMachnet && refusals.isEmpty {
-      found.reasons.append(
-        isAttached
-          ? "it was bound before that rule was there, or before the process was attached: its next bind, connect or send to a marked peer moves it"
-          : "the process is not attached to the daemon")
+      if !isAttached {
+        found.reasons.append("the process is not attached to the daemon")
+      } else if let limit = process.descriptorLimit, process.lacksDescriptors {
+        found.reasons.append(
+          "the process has no descriptor left for it: a socket on Machnet takes a second one, from the upper quarter of the limit (\(limit)); raise it (ulimit -n)")
+      } else {
+        found.reasons.append(
+          "it was bound before that rule was there, or before the process was attached: its next bind, connect or send to a marked peer moves it; or it was passed to another process, or left to one by exec, and is the kernel's since")
+      }
     }
     return found
   }
@@ -190,11 +233,12 @@ private func readable(_ explanation: ProcessExplanation, all: Bool) -> String {
   let shown = explanation.sockets.filter { all || ($0.proto ?? "UDP").hasPrefix("UDP") }
   for socket in shown {
     let name = [socket.proto ?? "socket", socket.local, socket.peer.map { "-> \($0)" }].compactMap { $0 }.joined(separator: " ")
-    lines.append("fd \(socket.fd), \(name): \(socket.path)")
+    let copies = socket.copies.isEmpty ? "" : " (and \(socket.copies.map(String.init).joined(separator: ", ")))"
+    lines.append((socket.fd.map { "fd \($0)\(copies), " } ?? "") + "\(name): \(socket.path)")
     for reason in socket.reasons { lines.append("  \(reason)") }
   }
   let others = explanation.sockets.count - shown.count
-  if shown.isEmpty { lines.append("it has no UDP sockets") }
-  if others > 0 { lines.append("\(others) other sockets: only UDP leaves the kernel") }
+  if shown.isEmpty { lines.append(explanation.hasPreload == nil ? "none of its sockets is on Machnet" : "it has no UDP sockets") }
+  if others > 0 { lines.append("\(others) more, not UDP: only UDP leaves the kernel") }
   return lines.joined(separator: "\n")
 }

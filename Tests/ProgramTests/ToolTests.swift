@@ -35,7 +35,7 @@ extension OneAtATime {
 
     /// Every way in which a socket of a program with rules can be where it is.
     static let manySockets = """
-      import socket, sys
+      import os, socket, sys
       def udp(family=socket.AF_INET): return socket.socket(family, socket.SOCK_DGRAM)
       port = int(sys.argv[1])
       bound = udp(); bound.bind(("127.0.0.1", port))
@@ -45,7 +45,8 @@ extension OneAtATime {
       stream = socket.socket()
       away = udp(); away.connect(("192.0.2.9", 9))
       there = udp(); there.connect(("127.0.0.1", port)); there.send(b"x"); bound.recv(9)
-      print(*[s.fileno() for s in (bound, unbound, six, only, stream, away, there)], flush=True)
+      peeking = udp(); peeking.bind(("127.0.0.1", 0)); peeking.setsockopt(socket.SOL_SOCKET, 42, 0)  # SO_PEEK_OFF
+      print(*[s.fileno() for s in (bound, unbound, six, only, stream, away, there, peeking)], os.dup(bound.fileno()), flush=True)
       sys.stdin.read()
       """
 
@@ -57,7 +58,7 @@ extension OneAtATime {
         _ = Bench.freshPort()
         let program = try bench.server(Self.python, "-c", Self.manySockets, "\(port)")
         try waitUntil("the sockets") { program.output.hasSuffix("\n") }
-        let names = ["bound", "unbound", "six", "only", "stream", "away", "there"]
+        let names = ["bound", "unbound", "six", "only", "stream", "away", "there", "peeking", "copy"]
         let descriptors = Dictionary(uniqueKeysWithValues: zip(names, program.output.split(separator: " ").map { Int($0.trimmingCharacters(in: .newlines))! }))
         func explain(_ name: String) throws -> (Int32, String) {
           let result = try bench.start(
@@ -67,7 +68,8 @@ extension OneAtATime {
         for (name, status, words) in [
           ("bound", 0, "on Machnet for"), ("unbound", 1, "it is not bound"), ("six", 1, "it is IPv6"),
           ("only", 1, "the daemon refused it"), ("stream", 1, "only UDP sockets leave the kernel"),
-          ("away", 1, "no rule matches"), ("there", 0, "the rule in line"),
+          ("away", 1, "no rule matches"), ("there", 0, "the rule in line"), ("peeking", 1, "it has set SO_PEEK_OFF"),
+          ("copy", 0, "fd \(descriptors["bound"]!) (and "),
         ] {
           let (found, text) = try explain(name)
           #expect(found == Int32(status) && text.contains(words), "\(name): \(text)")
@@ -77,6 +79,23 @@ extension OneAtATime {
         let flow = try bench.start(
           "explain", [product("machnet"), "explain", "--socket", daemon.socket.path, "--remote", "127.0.0.1:\(port)"]).wait(seconds: 10).output
         #expect(flow.contains("machnet (udp)") && flow.contains("rules of generation 1"), "\(flow)")
+
+        // Another user may look at the daemon, and not at the process.
+        if isRoot {
+          try FileManager.default.setAttributes([.posixPermissions: 0o666], ofItemAtPath: daemon.socket.path)
+          func asNobody(_ words: String...) throws -> Program.Result {
+            try bench.start(
+              "nobody", ["setpriv", "--reuid=65534", "--clear-groups", product("machnet"), "explain", "--socket", daemon.socket.path, "--pid"] + words
+            ).wait(seconds: 10)
+          }
+          let known = try asNobody("\(program.pid)")
+          #expect(known.status == 0 && known.output.contains("127.0.0.1:\(port): machnet"), "\(known.output)\(known.errors)")
+          #expect(known.output.contains("sudo machnet explain --pid \(program.pid)") && known.output.contains("it carries IPv6 only"))
+          let unknown = try asNobody("1")
+          #expect(unknown.status == 1 && unknown.output.contains("it is not attached to this daemon"), "\(unknown.output)\(unknown.errors)")
+          let single = try asNobody("\(program.pid)", "--fd", "3")
+          #expect(single.status == 2 && single.errors.contains("sudo machnet explain"), "\(single.errors)")
+        }
 
         // The engine is gone: the program's sockets are on the kernel, and that is the reason.
         daemon.program.send(SIGKILL)
@@ -89,6 +108,28 @@ extension OneAtATime {
         try waitUntil("the sockets") { plain.output.hasSuffix("\n") }
         let result = try bench.start("explain", [product("machnet"), "explain", "--pid", "\(plain.pid)"]).wait(seconds: 10)
         #expect(result.status == 1 && result.output.contains("it was not started by machnet run"), "\(result.output)")
+      }
+    }
+
+    @Test("a socket that finds no descriptor for Machnet is explained")
+    func explainWithoutDescriptors() throws {
+      try withBench(.local) { bench in
+        let daemon = try #require(bench.serverDaemon)
+        let program = try bench.server(
+          Self.python, "-c",
+          """
+          import resource, socket, sys
+          resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+          sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(40)]
+          for s in sockets: s.bind(("127.0.0.1", 0))
+          print(sockets[-1].fileno(), flush=True)
+          sys.stdin.read()
+          """)
+        try waitUntil("the sockets") { program.output.hasSuffix("\n") }
+        let last = program.output.trimmingCharacters(in: .newlines)
+        let words = [product("machnet"), "explain", "--socket", daemon.socket.path, "--pid", "\(program.pid)", "--fd", last]
+        let result = try bench.start("explain", words).wait(seconds: 10)
+        #expect(result.status == 1 && result.output.contains("no descriptor left for it"), "\(result.output)\(result.errors)")
       }
     }
 

@@ -90,6 +90,10 @@ uint64_t mnc_inode(int fd);
 /// with its NUL. Negative: it is no socket, or not for us to see.
 int mnc_socket_protocol(const char *path, char *name, size_t size);
 
+/// What another process's UDP socket wants of the kernel that no ring can give (`Socket.isKernelsAlone` in the shim): the name of
+/// an option in `name`. 0: found one; -ENOENT: there is none; else the socket is not for us to see.
+int mnc_kernel_option(int pid, int fd, char *name, size_t size);
+
 /// SO_NETNS_COOKIE of the caller's network namespace. -ENOPROTOOPT before Linux 5.14.
 int mnc_own_netns_cookie(uint64_t *cookie);
 
