@@ -33,6 +33,15 @@ def alive(pid):
     return os.path.exists(f"/proc/{pid}")
 
 
+def session(pid):
+    """The session of a process, by its leader's pid (proc(5)); None: it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return int(file.read().rpartition(")")[2].split()[3])
+    except OSError:
+        return None
+
+
 def sweep():
     """Removes what labs of dead owners left."""
     for directory in glob.glob(os.path.join(tempfile.gettempdir(), PREFIX + "*")):
@@ -182,9 +191,14 @@ class Daemon:
             raise Failure(f"machnet status failed: {done.stderr.strip()}")
         return json.loads(done.stdout)
 
-    def carried(self, program):
-        """Datagrams that the engine and the kernel carried for a program's sockets, both directions."""
-        mine = [socket for socket in self.status()["sockets"] if socket["program"].startswith(program)]
+    def carried(self, program, process):
+        """Datagrams that the engine and the kernel carried for a program's sockets, both directions.
+
+        Those of the process and its children; by the program's name where none is found, as of one that has become a daemon.
+        """
+        sockets = self.status()["sockets"]
+        mine = ([socket for socket in sockets if session(socket["pid"]) == process.pid]
+                or [socket for socket in sockets if socket["program"].startswith(program)])
         return tuple(sum(socket[way]["rx"]["datagrams"] + socket[way]["tx"]["datagrams"] for socket in mine)
                      for way in ("engine", "kernel"))
 

@@ -7,6 +7,8 @@ is then held against `machnet status`.
 import json
 import os
 import re
+import shlex
+import shutil
 
 from lab import Failure, compile_c
 
@@ -199,20 +201,44 @@ class Custom(Workload):
 
     name, counts = "custom", False
 
-    def __init__(self, server, client, port, metric):
-        self._server, self._client, self.port = server, client, port
-        self.program = os.path.basename(server.split()[0])
-        try:
-            name, unit, better, self.pattern = (metric or "run time:s:lower:").split(":", 3)
-        except ValueError:
-            raise Failure("--metric wants NAME:UNIT:lower|higher:REGEX") from None
-        if better not in ("lower", "higher"):
-            raise Failure("--metric: the third part is `lower` or `higher`")
-        self.metrics = [(name, unit, better)]
+    def __init__(self, server, client, port, metrics, others=()):
+        """`metrics`: as --metric says them; `others`: (name, unit, better) of what somebody else measures."""
+        self.port = port
+        self._server, self._client = self._words("--server", server), self._words("--client", client)
+        self.program = os.path.basename(self._server[0])
+        self.patterns = {}
+        self.metrics = list(others)
+        for metric in metrics or ([] if others else ["run time:s:lower:"]):
+            try:
+                name, unit, better, pattern = metric.split(":", 3)
+            except ValueError:
+                raise Failure(f"--metric wants NAME:UNIT:lower|higher:REGEX, found {metric!r}") from None
+            if better not in ("lower", "higher"):
+                raise Failure(f"--metric: the third part is `lower` or `higher`, found {better!r}")
+            try:
+                groups = re.compile(pattern).groups
+            except re.error as error:
+                raise Failure(f"--metric: {pattern!r} is no regular expression: {error}") from None
+            if pattern and groups < 1:
+                raise Failure(f"--metric: {pattern!r} has no group for the number, such as ([0-9.]+)")
+            self.patterns[name] = pattern
+            self.metrics.append((name, unit, better))
 
-    def _fill(self, command, address, seconds=""):
-        import shlex
-        return [word.format(address=address, port=self.port, seconds=seconds) for word in shlex.split(command)]
+    def _words(self, option, command):
+        """The command's words; whatever cannot work is said before anything is measured."""
+        try:
+            words = shlex.split(command)
+            [word.format(address="", port=0, seconds=0) for word in words]
+        except (KeyError, IndexError, ValueError) as error:
+            raise Failure(f"{option}: expected a command with {{address}}, {{port}} and {{seconds}} (a brace that is one is doubled), "
+                          f"found {command!r}: {error}") from None
+        if not words or not shutil.which(words[0]):
+            raise Failure(f"{option}: there is no program {words[0] if words else ''!r}")
+        # Programs are run in a directory of their own.
+        return [os.path.abspath(words[0]) if "/" in words[0] else words[0], *words[1:]]
+
+    def _fill(self, words, address, seconds=""):
+        return [word.format(address=address, port=self.port, seconds=seconds) for word in words]
 
     def server(self, address):
         return self._fill(self._server, address)
@@ -221,8 +247,7 @@ class Custom(Workload):
         return self._fill(self._client, address, seconds)
 
     def measure(self, client, server, seconds):
-        value = number(self.pattern, client, "the client") if self.pattern else seconds
-        return {self.metrics[0][0]: value}, 1
+        return {name: number(pattern, client, "the client") if pattern else seconds for name, pattern in self.patterns.items()}, 1
 
 
 BUILT_IN = {workload.name: workload for workload in (SockperfPingPong, SockperfThroughput, Echoes, LargeEchoes, Iperf3, Memcached, Nsd)}
