@@ -28,8 +28,11 @@ public struct Config: Sendable, Equatable {
     public var queues = 1
 
     public enum Device: Sendable, Equatable {
-      /// `domain:bus:device.function`
+      /// `domain:bus:device.function[,key=value]...`, as DPDK writes it: the domain is there, letters are small
       case pci(String)
+      /// A network device of Hyper-V's VMBus, by its UUID in small letters; and the PCI address, as above, of the virtual
+      /// function that shares its Ethernet address
+      case vmbus(String, virtualFunction: String?)
       /// A DPDK virtual device, `net_DRIVER...[,key=value]...`
       case vdev(String)
     }

@@ -105,18 +105,24 @@ package struct ConfigReader {
 
   private mutating func device(_ node: Node?) -> Config.Interface.Device? {
     guard let node else { return nil }
-    let fields = mapping(node, "a device", keys: ["pci", "vdev"])
-    switch (fields["pci"], fields["vdev"]) {
-    case (let pci?, nil):
-      return text(pci, "a PCI address such as \"0000:00:06.0\"") { isPCIAddress($0) ? .pci($0) : nil }
-    case (nil, let vdev?):
+    let fields = mapping(node, "a device", keys: ["pci", "vdev", "vmbus", "vf"])
+    if let vf = fields["vf"], fields["vmbus"] == nil { note(vf, "expected 'vf' beside 'vmbus' only, which it serves") }
+    switch (fields["pci"], fields["vdev"], fields["vmbus"]) {
+    case (let pci?, nil, nil):
+      return text(pci, "a PCI address such as \"0000:00:06.0\"") { pciAddress($0).map { .pci($0) } }
+    case (nil, let vdev?, nil):
       return text(vdev, "a DPDK virtual device such as \"net_memif0,role=server,socket=/run/machnet/net0.sock\"") {
         isVirtualDevice($0) ? .vdev($0) : nil
       }
-    case (nil, nil):
-      if case .mapping = node { note(node, "expected 'pci' or 'vdev' in a device, found neither") }
+    case (nil, nil, let vmbus?):
+      let vf = text(fields["vf"], "a PCI address such as \"0002:00:02.0\"") { pciAddress($0) }
+      return text(vmbus, "the UUID of a VMBus device such as \"7a08391f-f5a0-4ac0-9802-d13fd964f8df\"") {
+        isUUID($0) ? .vmbus($0.lowercased(), virtualFunction: vf) : nil
+      }
+    case (nil, nil, nil):
+      if case .mapping = node { note(node, "expected 'pci', 'vdev' or 'vmbus' in a device, found none of them") }
     default:
-      note(node, "expected 'pci' or 'vdev' in a device, found both")
+      note(node, "expected one of 'pci', 'vdev' and 'vmbus' in a device, found more")
     }
     return nil
   }
@@ -471,13 +477,22 @@ private func interfacePrefix(_ text: String) -> IPv4Prefix? {
   return prefix
 }
 
-/// `[domain:]bus:device.function` in hexadecimal.
-private func isPCIAddress(_ text: String) -> Bool {
-  let pattern = #/([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-1][0-9a-fA-F]\.[0-7]/#
-  return (try? pattern.wholeMatch(in: text)) != nil
+/// `[domain:]bus:device.function` in hexadecimal, perhaps with the driver's arguments; as DPDK writes it, because it finds ports
+/// by their names.
+private func pciAddress(_ text: String) -> String? {
+  let pattern = #/(?:([0-9a-fA-F]{4,8}):)?([0-9a-fA-F]{2}:[0-1][0-9a-fA-F]\.[0-7])((?:,[A-Za-z0-9_\-]+(?:=[^,]*)?)*)/#
+  guard let match = try? pattern.wholeMatch(in: text) else { return nil }
+  let domain = String(match.1.flatMap { UInt32($0, radix: 16) } ?? 0, radix: 16)
+  return String(repeating: "0", count: max(0, 4 - domain.count)) + "\(domain):\(match.2.lowercased())\(match.3)"
 }
 
 private func isVirtualDevice(_ text: String) -> Bool {
   let pattern = #/net_[a-z][a-z0-9_]*(,[A-Za-z0-9_\-]+(=[^,]*)?)*/#
+  return (try? pattern.wholeMatch(in: text)) != nil
+}
+
+/// RFC 9562, section 4.
+private func isUUID(_ text: String) -> Bool {
+  let pattern = #/[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}/#
   return (try? pattern.wholeMatch(in: text)) != nil
 }

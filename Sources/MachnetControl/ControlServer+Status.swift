@@ -209,6 +209,7 @@ extension Config.Interface.Device: CustomStringConvertible {
   public var description: String {
     switch self {
     case .pci(let address): address
+    case .vmbus(let uuid, let virtualFunction): "vmbus \(uuid)" + (virtualFunction.map { ", vf \($0)" } ?? "")
     case .vdev(let text): text
     }
   }

@@ -2,15 +2,18 @@ import Glibc
 
 /// What a port lives on.
 public enum Device: Sendable, Equatable, CustomStringConvertible {
-  /// `domain:bus:device.function`; it must have been among the addresses that `EAL.start` was given.
+  /// `domain:bus:device.function[,key=value]...`; it must have been among the devices that `EAL.start` was given.
   case pci(String)
+  /// A network device on Hyper-V's VMBus, by its UUID in small letters; it must have been among those devices, too.
+  case vmbus(String)
   /// `net_DRIVER...[,key=value]...`
   case vdev(String)
 
   /// What DPDK calls it.
   public var name: String {
     switch self {
-    case .pci(let address): address
+    case .pci(let address): address.split(separator: ",").first.map(String.init) ?? ""
+    case .vmbus(let uuid): uuid
     case .vdev(let text): text.split(separator: ",").first.map(String.init) ?? ""
     }
   }

@@ -5,8 +5,10 @@ import Glibc
 /// was stopped.
 public enum EAL {
   public struct Options: Sendable, Equatable {
-    /// Devices on the PCI bus that are to be taken, `domain:bus:device.function`. Empty: the bus is not looked at.
+    /// Devices on the PCI bus that are to be taken, `domain:bus:device.function[,key=value]...`. Empty: the bus is not looked at.
     public var pciAddresses: [String] = []
+    /// UUIDs of devices on the VMBus. DPDK 22.11 takes every one there that is bound to uio_hv_generic, named or not.
+    public var vmbusDevices: [String] = []
     /// For packets and the drivers' own, megabytes.
     public var memoryMegabytes = 128
     /// Take hugepages where enough are free.
@@ -19,9 +21,13 @@ public enum EAL {
 
   /// Starts the layer: nothing of it is shared with other processes, and no thread of the caller is pinned.
   ///
-  /// - Throws: EALREADY the second time, else what `rte_eal_init` says.
+  /// - Throws: EALREADY the second time, ENOMEM where devices on the VMBus find no hugepages, else what `rte_eal_init` says.
   public static func start(_ options: Options = Options()) throws(DPDKError) {
     let hugepages = options.usesHugepages && freeHugepageMegabytes() >= options.memoryMegabytes
+    // netvsc tells the hypervisor page numbers of the VM's memory (hn_fill_sg), which only hugepages let DPDK know for certain.
+    guard hugepages || options.vmbusDevices.isEmpty else {
+      throw DPDKError(ENOMEM, "start DPDK for the VMBus, whose driver wants hugepages, while too few are free")
+    }
     var arguments = unsafe arguments(options, hugepages: hugepages).map { unsafe strdup($0) }
     // The layer keeps pointers to them: they are never freed.
     let status = unsafe arguments.withUnsafeMutableBufferPointer {
@@ -46,11 +52,15 @@ public enum EAL {
     // One logical core on every CPU that we have: the layer pins nobody, and threads are ours to place.
     var arguments = ["machnet", "--lcores", "0@(\(cpuList()))", "--no-telemetry"]
     arguments += ["--file-prefix", "machnet-\(getpid())", "--log-level", "*:\(options.logLevel)"]
-    if options.pciAddresses.isEmpty {
+    if options.pciAddresses.isEmpty { arguments += ["--no-pci"] }
+    if !options.vmbusDevices.isEmpty {
+      arguments += ["--iova-mode", "pa"]
+    } else if options.pciAddresses.isEmpty {
       // Without a device that does DMA, physical addresses mean nothing.
-      arguments += ["--no-pci", "--iova-mode", "va"]
+      arguments += ["--iova-mode", "va"]
     }
     for address in options.pciAddresses { arguments += ["-a", address] }
+    for uuid in options.vmbusDevices { arguments += ["-a", "vmbus:\(uuid)"] }
     arguments += ["-m", "\(options.memoryMegabytes)"]
     // Nothing is shared and nothing is left behind, in either kind of memory; without hugepages the layer says it so.
     arguments += hugepages ? ["--in-memory"] : ["--no-huge", "--no-shconf"]

@@ -99,13 +99,22 @@ final class Engines {
   private static func openPorts(_ interfaces: [Config.Interface]) throws(SystemError) -> [Port] {
     guard !interfaces.isEmpty else { return [] }
     var options = EAL.Options()
-    for case .pci(let address) in interfaces.map(\.device) { options.pciAddresses.append(address) }
+    for interface in interfaces {
+      switch interface.device {
+      case .pci(let address): options.pciAddresses.append(address)
+      case .vmbus(let uuid, let virtualFunction):
+        options.vmbusDevices.append(uuid)
+        // The driver of the VMBus device finds its function by the Ethernet address, among the ports that there are.
+        if let virtualFunction { options.pciAddresses.append(virtualFunction) }
+      case .vdev: break
+      }
+    }
     // A queue's pool takes some 9 MB at the usual MTU; larger frames take more.
     options.memoryMegabytes = interfaces.reduce(96) { $0 + $1.queues * (16 + 8 * ($1.mtu ?? 1500) / 2048) }
     do throws(DPDKError) {
       try EAL.start(options)
     } catch {
-      throw SystemError(error.code, "\(error.doing) with \(options.memoryMegabytes) MB (are memory and permissions there?)")
+      throw SystemError(error.code, "\(error.doing); it takes \(options.memoryMegabytes) MB (are memory and permissions there?)")
     }
     var ports: [Port] = []
     for interface in interfaces {
@@ -125,6 +134,7 @@ final class Engines {
   private static func device(of interface: Config.Interface) -> Device {
     switch interface.device {
     case .pci(let address): .pci(address)
+    case .vmbus(let uuid, _): .vmbus(uuid)
     case .vdev(let text): .vdev(text)
     }
   }
@@ -132,6 +142,7 @@ final class Engines {
   private static func advice(_ device: Config.Interface.Device) -> String {
     switch device {
     case .pci: "is the device there, and bound to a driver that DPDK can use? dpdk-devbind.py --status says"
+    case .vmbus: "is it bound to uio_hv_generic? ls /sys/bus/vmbus/drivers/uio_hv_generic says; and is this process root, as the driver wants?"
     case .vdev: "are its arguments what the DPDK driver of that name takes, and what they name there?"
     }
   }

@@ -51,6 +51,22 @@ func mistakes(_ yaml: String) -> [String] {
     #expect(config.flows[1].remote.description == "10.0.1.0/24:5000-5999")
   }
 
+  @Test("devices are named as DPDK names their ports", arguments: [
+    ("{ pci: \"00:06.0\" }", Config.Interface.Device.pci("0000:00:06.0")),
+    ("{ pci: \"0000:0A:1f.7\" }", .pci("0000:0a:1f.7")),
+    ("{ pci: \"00010000:00:00.0\" }", .pci("10000:00:00.0")),
+    ("{ pci: \"7870:00:00.0,mac=00:0D:3A:76:3B:D0\" }", .pci("7870:00:00.0,mac=00:0D:3A:76:3B:D0")),
+    ("{ vmbus: 7A08391F-f5a0-4ac0-9802-d13fd964f8df }", .vmbus("7a08391f-f5a0-4ac0-9802-d13fd964f8df", virtualFunction: nil)),
+    ("{ vmbus: 7a08391f-f5a0-4ac0-9802-d13fd964f8df, vf: \"2:00:02.0\" }", nil),
+    ("{ vmbus: 7a08391f-f5a0-4ac0-9802-d13fd964f8df, vf: \"0002:00:02.0\" }",
+     .vmbus("7a08391f-f5a0-4ac0-9802-d13fd964f8df", virtualFunction: "0002:00:02.0")),
+  ])
+  func devices(_ text: String, _ device: Config.Interface.Device?) throws {
+    let yaml = "interfaces: [{ name: a, address: 10.0.0.1/24, device: \(text) }]"
+    guard let device else { return #expect(mistakes(yaml).count == 1) }
+    #expect(try Config(yaml: yaml, machine: smallMachine).interfaces.map(\.device) == [device])
+  }
+
   @Test func everyOptionalSection() throws {
     let config = try Config(
       yaml: """
@@ -119,8 +135,10 @@ func mistakes(_ yaml: String) -> [String] {
     ("interfaces: [{ name: a, address: 10.0.0.1/24, gateway: 10.0.1.1, device: { vdev: net_null0 } }]", ["m.yaml:1:56: error: expected another address of the subnet 10.0.0.0/24, found 10.0.1.1"]),
     ("interfaces: [{ name: a, address: 10.0.0.1/24, device: { vdev: null0 } }]", ["m.yaml:1:63: error: expected a DPDK virtual device such as \"net_memif0,role=server,socket=/run/machnet/net0.sock\", found 'null0'"]),
     ("interfaces: [{ name: a, address: 10.0.0.1/24, device: { pci: \"6\" } }]", ["m.yaml:1:62: error: expected a PCI address such as \"0000:00:06.0\", found '6'"]),
-    ("interfaces: [{ name: a, address: 10.0.0.1/24, device: { usb: x } }]", ["m.yaml:1:55: error: expected 'pci' or 'vdev' in a device, found neither", "m.yaml:1:57: error: expected pci or vdev in a device, found 'usb'"]),
-    ("interfaces: [{ name: a, address: 10.0.0.1/24, device: { pci: \"00:06.0\", vdev: net_null0 } }]", ["m.yaml:1:55: error: expected 'pci' or 'vdev' in a device, found both"]),
+    ("interfaces: [{ name: a, address: 10.0.0.1/24, device: { usb: x } }]", ["m.yaml:1:55: error: expected 'pci', 'vdev' or 'vmbus' in a device, found none of them", "m.yaml:1:57: error: expected pci, vdev, vmbus or vf in a device, found 'usb'"]),
+    ("interfaces: [{ name: a, address: 10.0.0.1/24, device: { pci: \"00:06.0\", vdev: net_null0 } }]", ["m.yaml:1:55: error: expected one of 'pci', 'vdev' and 'vmbus' in a device, found more"]),
+    ("interfaces: [{ name: a, address: 10.0.0.1/24, device: { vmbus: eth1 } }]", ["m.yaml:1:64: error: expected the UUID of a VMBus device such as \"7a08391f-f5a0-4ac0-9802-d13fd964f8df\", found 'eth1'"]),
+    ("interfaces: [{ name: a, address: 10.0.0.1/24, device: { vdev: net_null0, vf: \"0002:00:02.0\" } }]", ["m.yaml:1:78: error: expected 'vf' beside 'vmbus' only, which it serves"]),
     ("interfaces: [{ name: a, address: 10.0.0.1/24, queues: 17, device: { vdev: net_null0 } }]", ["m.yaml:1:55: error: expected a number of queues from 1 to 16, found '17'"]),
     ("interfaces: [{ name: a, address: 10.0.0.1/24, mtu: 575, device: { vdev: net_null0 } }]", ["m.yaml:1:52: error: expected a number of bytes from 576 to 65535, found '575'"]),
     (

@@ -173,6 +173,7 @@ import Testing
     for (device, text) in [
       (Device.vdev("net_nosuchdriver0"), "net_nosuchdriver0"), (.pci("0000:7f:1f.7"), "0000:7f:1f.7"),
       (.vdev("net_af_packet9,iface=nosuchiface"), "net_af_packet9"),
+      (.vmbus("7a08391f-f5a0-4ac0-9802-d13fd964f8df"), "7a08391f-f5a0-4ac0-9802-d13fd964f8df"),
     ] {
       do throws(DPDKError) {
         _ = try Port(Port.Options(device: device))
@@ -276,6 +277,20 @@ import Testing
     let arguments = EAL.arguments(options, hugepages: true)
     #expect(!arguments.contains("--no-pci") && !arguments.contains("--no-huge") && arguments.contains("--in-memory"))
     #expect(arguments.firstIndex(of: "-a").map { arguments[$0 + 1] } == "0000:00:06.0")
+  }
+
+  @Test func aVMBusDeviceIsNamedAndGetsPhysicalAddresses() throws {
+    var options = EAL.Options()
+    options.vmbusDevices = ["7a08391f-f5a0-4ac0-9802-d13fd964f8df"]
+    let alone = EAL.arguments(options, hugepages: true)
+    #expect(alone.contains("--no-pci"))
+    #expect(alone.firstIndex(of: "-a").map { alone[$0 + 1] } == "vmbus:7a08391f-f5a0-4ac0-9802-d13fd964f8df")
+    #expect(alone.firstIndex(of: "--iova-mode").map { alone[$0 + 1] } == "pa")
+    options.pciAddresses = ["0002:00:02.0"]
+    let withFunction = EAL.arguments(options, hugepages: true)
+    #expect(!withFunction.contains("--no-pci") && withFunction.count { $0 == "-a" } == 2)
+    options.usesHugepages = false
+    #expect(throws: DPDKError.self) { try EAL.start(options) }
   }
 
   @Test func freeHugepagesOfAllSizesCount() throws {
