@@ -61,7 +61,7 @@ public final class MetricsServer {
       }
     } catch {
       try? group.syncShutdownGracefully()
-      throw (error as? IOError).map { SystemError($0.errnoCode, "serve metrics at \(listen)") } ?? error
+      throw (error as? IOError).map { SystemError($0.errnoCode, "serve metrics at \(listen), which metrics.listen in the config says") } ?? error
     }
   }
 

@@ -20,7 +20,8 @@ struct Fabric: ParsableCommand {
 
       Exit codes: 0 ended by a signal, or --check found nothing; 1 the config is wrong, or the fabric could not start; 64 the \
       command line is wrong.
-      """)
+      """,
+    version: machnetVersion)
 
   @Option(name: .long, help: "The config file (YAML).")
   var config: String?

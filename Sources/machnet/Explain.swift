@@ -8,7 +8,8 @@ struct Explain: ParsableCommand {
     abstract: "Says where a flow goes, or where a process's sockets are, and why.",
     discussion: """
       About a flow: --program, --local and --remote, as a rule would see them; --config judges it by a file, without a \
-      daemon. About a live process: --pid, and --fd for one of its descriptors.
+      daemon. About a live process: --pid, and --fd for one of its descriptors; of a process of another user it tells what \
+      the daemon knows, and root sees the rest.
 
       Exit codes: 0 the flow goes by Machnet (of a process: some socket does); 1 all goes by the kernel; 2 there is no \
       answer; 64 the command line is wrong.
@@ -47,6 +48,7 @@ struct Explain: ParsableCommand {
       throw ValidationError("ask about a flow (--program, --local, --remote) or about a process (--pid)")
     }
     if config != nil && socket != nil { throw ValidationError("--config asks no daemon; give it or --socket") }
+    _ = try question()
   }
 
   func run() throws {
@@ -57,7 +59,8 @@ struct Explain: ParsableCommand {
     }
   }
 
-  private func explainFlow() throws {
+  /// The flow that is asked about.
+  private func question() throws -> FlowQuestion {
     var question = FlowQuestion(programs: program.map { [$0] } ?? [])
     if let local {
       let side = try side(local, "--local")
@@ -68,6 +71,11 @@ struct Explain: ParsableCommand {
       guard side.port != 0 else { throw ValidationError("--remote needs a port: ADDR:PORT") }
       question.remote = side
     }
+    return question
+  }
+
+  private func explainFlow() throws {
+    let question = try question()
     let explanation: FlowExplanation
     do {
       explanation = try config.map { try judge(file: $0, question) } ?? judgeByDaemon(question)
@@ -100,7 +108,8 @@ struct Explain: ParsableCommand {
     let address = isAny ? IPv4Address(0) : IPv4Address(halves[0])
     let port = halves.count < 2 || halves[1] == "*" ? 0 : UInt16(halves[1])
     guard halves.count <= 2, let address, let port else {
-      throw ValidationError("\(option): expected ADDR:PORT with an IPv4 address or '*', found '\(text)'")
+      let hint = text.contains("[") || halves.count > 2 ? " (IPv6 stays on the kernel, whatever the rules say)" : ""
+      throw ValidationError("\(option): expected ADDR:PORT with an IPv4 address or '*', found '\(text)'\(hint)")
     }
     return (address.value, port)
   }
@@ -114,7 +123,7 @@ func advised(_ error: SystemError) -> String {
     case EACCES: "; ask for membership of the group in its config (control.group)"
     case ECONNRESET: "; the daemon has just ended: its log says why"
     case EBUSY: "; the last answer is on its way: ask again"
-    case EPROTO: "; machnet and machnetd are to be of one version"
+    case EPROTO: "; machnet and machnetd are to be of one version, which --version tells of each"
     default: "; --socket or --config say which daemon is meant"
     }
   return "machnet: cannot \(error)\(advice)"

@@ -13,6 +13,7 @@ struct Machnet: ParsableCommand {
 
       Exit codes: 0 done; 64 the command line is wrong; others are the subcommands' own.
       """,
+    version: machnetVersion,
     subcommands: [Run.self, Status.self, Top.self, Capture.self, Explain.self, Inspect.self, Reload.self])
 }
 

@@ -32,12 +32,20 @@ struct Run: ParsableCommand {
   @Argument(parsing: .captureForPassthrough, help: "The program and its arguments, after '--'.")
   var command: [String] = []
 
+  func validate() throws {
+    // Passing through begins with the first word that is no option of ours, and it took --help for one.
+    if command.first == "--help" || command.first == "-h" { throw CleanExit.helpRequest(self) }
+    if let first = command.first, first.hasPrefix("-"), first != "--" {
+      throw ValidationError("there is no option '\(first)'; a program with such a name goes behind '--'")
+    }
+    guard command != [] && command != ["--"] else { throw ValidationError("expected -- PROGRAM [ARGUMENTS]") }
+    if let profile, daemon.config == nil { _ = try chosen(profile, nil) }
+  }
+
   func run() throws {
     // What is passed through begins with the separator, if there is one.
     let command = Array(self.command.first == "--" ? self.command.dropFirst() : self.command[...])
-    // Passing through begins with the first word that is no option of ours, and it took --help for one.
-    if self.command.first == "--help" || self.command.first == "-h" { throw CleanExit.helpRequest(self) }
-    guard let program = command.first else { throw ValidationError("expected -- PROGRAM [ARGUMENTS]") }
+    let program = command[0]
     guard let library = preloadLibrary() else {
       complain("machnet: cannot find libmachnet-preload.so beside \(executable() ?? "this program") or in ../lib; build it")
       throw ExitCode(126)
@@ -71,13 +79,17 @@ struct Run: ParsableCommand {
   /// The profile's environment.
   private func waiting(_ config: Config?) throws -> [(String, String)] {
     guard let profile else { return [] }
+    return try chosen(profile, config).environment
+  }
+
+  private func chosen(_ profile: String, _ config: Config?) throws -> Config.Profile {
     let profiles = config?.profiles ?? Config.Profile.builtIn
     guard let chosen = profiles[profile] else {
       throw ValidationError(
         "there is no profile '\(profile)', but \(profiles.keys.sorted().joined(separator: ", "))"
           + (config == nil ? "; --config names a file with others" : ""))
     }
-    return chosen.environment
+    return chosen
   }
 
   private func refuseUnlessCertain(_ program: String, _ library: String) throws {

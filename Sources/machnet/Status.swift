@@ -103,8 +103,8 @@ private func heading(_ daemon: StatusReport.DaemonStatus) -> String {
   let seconds = Int(daemon.uptimeSeconds)
   let time = "\(seconds / 3600)h \(seconds / 60 % 60)m \(seconds % 60)s"
   var text =
-    "machnetd pid \(daemon.pid), up \(time), \(daemon.rules) flow rule\(daemon.rules == 1 ? "" : "s") (generation \(daemon.rulesGeneration)),"
-    + " \(daemon.connections) connections, \(daemon.endpoints) sockets in \(daemon.channels) channels"
+    "machnetd pid \(daemon.pid), up \(time), \(counted(daemon.rules, "flow rule")) (generation \(daemon.rulesGeneration)),"
+    + " \(counted(daemon.connections, "connection")), \(counted(daemon.endpoints, "socket")) in \(counted(daemon.channels, "channel"))"
   let trouble = [
     ("refused requests", daemon.refusedRequests), ("refused connections", daemon.refusedConnections),
     ("disconnected liars", daemon.disconnectedLiars), ("damaged channels", daemon.damagedChannels),
@@ -113,6 +113,9 @@ private func heading(_ daemon: StatusReport.DaemonStatus) -> String {
   if !trouble.isEmpty { text += "\n" + trouble.map { "\($0.1) \($0.0)" }.joined(separator: ", ") }
   return text
 }
+
+/// `1 rule`, `2 rules`.
+func counted(_ number: Int, _ noun: String) -> String { "\(number) \(noun)\(number == 1 ? "" : noun.hasSuffix("s") ? "es" : "s")" }
 
 /// `12 (3.4K)`: datagrams and bytes.
 private func amount(_ amount: StatusReport.Amount) -> String {

@@ -49,8 +49,11 @@ struct Top: ParsableCommand {
 
   private func runPlain(_ path: String) throws {
     var last = try ask(path)
+    var nextLook = now()
     repeat {
-      usleep(UInt32(interval * 1e6))
+      // By the clock: a look takes its time, too.
+      nextLook = max(nextLook + interval, now())
+      mn_linux_sleep(UInt64((nextLook - now()) * 1e9))
       let report = try ask(path)
       let rates = StatusRates(from: last, to: report)
       last = report
@@ -62,7 +65,7 @@ struct Top: ParsableCommand {
         // For a reader at the other end of a pipe.
         fflush(nil)
       } else {
-        print(TopView(report: report, rates: rates, order: sort, isReversed: false).lines(width: 160, height: 10_000).joined(separator: "\n"))
+        print(TopView(report: report, rates: rates, order: sort, isReversed: false, isLive: false).lines(width: 160, height: 10_000).joined(separator: "\n"))
       }
     } while !once
   }
@@ -92,7 +95,7 @@ struct Top: ParsableCommand {
           let asked = try client ?? ControlClient(path: path)
           let report = try asked.status()
           client = asked
-          view = TopView(report: report, rates: StatusRates(from: last, to: report), order: order, isReversed: isReversed)
+          view = TopView(report: report, rates: StatusRates(from: last, to: report), order: order, isReversed: isReversed, isLive: true)
           last = report
           lost = nil
         } catch {
@@ -157,6 +160,8 @@ struct TopView {
   let rates: StatusRates
   var order: TopOrder
   var isReversed: Bool
+  /// Keys are obeyed.
+  let isLive: Bool
 
   /// As much as fits.
   func lines(width: Int, height: Int) -> [String] {
@@ -164,8 +169,8 @@ struct TopView {
     let seconds = Int(daemon.uptimeSeconds)
     var lines = [
       "machnetd \(daemon.pid)  up \(seconds / 3600):\(two(seconds / 60 % 60)):\(two(seconds % 60))"
-        + "  \(daemon.rules) rules (generation \(daemon.rulesGeneration))"
-        + "  \(daemon.endpoints) sockets, \(report.processes.count) processes"
+        + "  \(counted(daemon.rules, "rule")) (generation \(daemon.rulesGeneration))"
+        + "  \(counted(daemon.endpoints, "socket")), \(counted(report.processes.count, "process"))"
     ]
     if daemon.damagedChannels > 0 || daemon.refusedConnections > 0 {
       lines.append("\(daemon.damagedChannels) damaged channels, \(daemon.refusedConnections) refused connections")
@@ -215,7 +220,7 @@ struct TopView {
           short(socket.wakeups), short(socket.drops),
         ]
       }, leading: 2, gap: 1, room: height - lines.count - 1)
-    lines.append("sorted by \(order.rawValue)\(isReversed ? ", reversed" : "")  (s: next order, r: reverse, q: end)")
+    lines.append("sorted by \(order.rawValue)\(isReversed ? ", reversed" : "")\(isLive ? "  (s: next order, r: reverse, q: end)" : "")")
     return lines
   }
 

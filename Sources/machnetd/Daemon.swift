@@ -18,10 +18,13 @@ struct Daemon: ParsableCommand {
 
       Exit codes: 0 ended by a signal, or --check found nothing; 1 the config is wrong, or the daemon could not start; 64 the \
       command line is wrong.
-      """)
+      """,
+    version: machnetVersion)
 
   @Option(name: .long, help: "The config file (YAML).")
-  var config = "/etc/machnet/machnetd.yaml"
+  var config = Self.defaultConfig
+
+  private static let defaultConfig = "/etc/machnet/machnetd.yaml"
 
   @Flag(name: .long, help: "Check the config, say what is wrong with it, and end.")
   var check = false
@@ -43,6 +46,9 @@ struct Daemon: ParsableCommand {
       config = try Config.load(file: self.config)
     } catch {
       complain(error.description)
+      if unsafe self.config == Self.defaultConfig && access(self.config, F_OK) != 0 {
+        complain("machnetd: --config names another file; README.md and machnetd(8) show what stands in one")
+      }
       throw ExitCode.failure
     }
     if check {

@@ -105,6 +105,7 @@ private func write(_ text: String, to name: String) throws -> String {
       ))
     let (status, _, errors) = try run(["machnetd", "--config", "/nowhere", "--check"])
     #expect(status == 1 && errors.hasPrefix("/nowhere: error: expected a readable config file"))
+    for program in ["machnet", "machnetd", "machnet-fabric"] { #expect(try run([program, "--version"]) == (0, machnetVersion + "\n", "")) }
   }
 
   @Test func aDaemonFromItsStartToItsEnd() throws {
@@ -193,7 +194,13 @@ private func write(_ text: String, to name: String) throws -> String {
     #expect(try status("/bin/sh", "-c", "test \"$1\" = --config", "sh", "--config") == 0)
     #expect(try status("no-such-program-anywhere") == 127)
     #expect(try status("/etc/passwd") == 126)
-    #expect(try run(["machnet", "run"]).0 == 64)
+    // What is wrong with the command line is said of this command, and no option of ours is taken for a program.
+    for (words, problem) in [([], "expected -- PROGRAM"), (["--strct", "--", "true"], "there is no option '--strct'"), (["--profile", "x", "--", "true"], "there is no profile 'x'")] {
+      let (status, _, errors) = try run(["machnet", "run"] + words)
+      #expect(status == 64 && errors.contains(problem) && errors.contains("Usage: machnet run "), "\(errors)")
+    }
+    let (wrong, _, errors) = try run(["machnet", "explain", "--remote", "[::1]:5"])
+    #expect(wrong == 64 && errors.contains("IPv6 stays on the kernel") && errors.contains("Usage: machnet explain "), "\(errors)")
   }
 
   @Test func runShowsWhatItWouldDo() throws {
@@ -304,7 +311,7 @@ private func write(_ text: String, to name: String) throws -> String {
     #expect(daemon.finish() == 0)
     if let path { #expect(!FileManager.default.fileExists(atPath: scratch + path)) }
     let second = try Command(["machnetd", "--config", try write("control: { socket: \(scratch)/m2.sock }\nmetrics: { listen: /nowhere/metrics.sock }\n", to: "m2.yaml")])
-    #expect(second.finish() == 1 && second.errors.contains("cannot serve metrics at /nowhere/metrics.sock: No such file"))
+    #expect(second.finish() == 1 && second.errors.contains("cannot serve metrics at /nowhere/metrics.sock, which metrics.listen in the config says: No such file"))
   }
 }
 
