@@ -44,8 +44,26 @@ extension Core {
   // MARK: Out
 
   /// Hands a datagram to the session with its destination's host.
-  @inline(never) @_noLocks
+  @inline(__always) @_noLocks
   mutating func sendToSession(
+    _ payload: UnsafeMutableRawPointer, _ length: Int, _ envelope: Envelope, _ route: Route, from slot: UInt32
+  ) -> Sent {
+    // Nearly always: there is one, and nobody waits for anything.
+    if pausedCount == 0 && endpoints[slot].sending == nil
+      && transports[route.target].sendWhole(
+        endpoints[slot].session, unsafe Bytes(unsafe: payload, count: length), localAddress: route.source,
+        remoteAddress: envelope.destination, localPort: envelope.sourcePort, remotePort: envelope.destinationPort,
+        ttl: envelope.ttl, tos: envelope.tos, now: now)
+    {
+      endpoints[slot].stalledSince = 0
+      mailbox.countSent(endpoint: slot, datagrams: 1, bytes: UInt64(truncatingIfNeeded: length))
+      return .done
+    }
+    return unsafe sendToAnySession(payload, length, envelope, route, from: slot)
+  }
+
+  @inline(never) @_noLocks
+  private mutating func sendToAnySession(
     _ payload: UnsafeMutableRawPointer, _ length: Int, _ envelope: Envelope, _ route: Route, from slot: UInt32
   ) -> Sent {
     let port = route.target
@@ -61,6 +79,7 @@ extension Core {
       if reason == .unreachable && endpoints[slot].peerPort != 0 { report(error: 111 /* ECONNREFUSED */, to: slot) }
       return .done
     case .open(let session):
+      endpoints[slot].session = session
       if pausedCount != 0 && endpoints[slot].sending == nil && isPaused(port, session, envelope.destinationPort) {
         return waitForPaused(slot)
       }
@@ -188,16 +207,17 @@ extension Core {
       mailbox.drop(.sessionChecksum)
       return
     }
-    transports[port].handle(
-      datagram.payload,
-      Transport.Arrival(
-        localAddress: ip.destination, remoteAddress: ip.source,
-        ports: PortPair(source: datagram.sourcePort, destination: datagram.destinationPort),
-        datagramMax: ports[port].mtu &- Core.datagramOverhead), now: now)
-    takeEvents(port)
+    let arrival = Transport.Arrival(
+      localAddress: ip.destination, remoteAddress: ip.source,
+      ports: PortPair(source: datagram.sourcePort, destination: datagram.destinationPort),
+      datagramMax: ports[port].mtu &- Core.datagramOverhead)
+    if let (message, payload) = transports[port].handle(datagram.payload, arrival, now: now) {
+      take(message, payload, port)
+    }
+    if transports[port].hasEvents { takeEvents(port) }
   }
 
-  @inline(__always) @_noLocks
+  @inline(never) @_noLocks
   private mutating func takeEvents(_ port: UInt32) {
     while let event = transports[port].pollEvent() {
       switch event {

@@ -51,6 +51,9 @@ struct Endpoint {
   /// How much of the record at the head of the TX ring a session has accepted; nil: nothing.
   var sending: Transport.Progress? = nil
 
+  /// The session that took its last message, of whatever port: the first to be tried.
+  var session = none
+
   /// Where its messages wait for room in the RX ring; `none`: nowhere.
   var parking = none
 

@@ -222,12 +222,12 @@ public final class TransportLab {
       if let arrival = network.next(until: max(limit, network.now)) {
         let index = arrival.host * options.engines + arrival.queue
         if let udp = arrival.udp {
-          engines[index].transport.handle(
-            udp.payload,
-            Transport.Arrival(
-              localAddress: udp.destination, remoteAddress: udp.source,
-              ports: PortPair(source: udp.sourcePort, destination: udp.destinationPort), datagramMax: options.mtu - 28),
-            now: network.now)
+          let arrival = Transport.Arrival(
+            localAddress: udp.destination, remoteAddress: udp.source,
+            ports: PortPair(source: udp.sourcePort, destination: udp.destinationPort), datagramMax: options.mtu - 28)
+          if let (_, payload) = engines[index].transport.handle(udp.payload, arrival, now: network.now) {
+            check(payload, at: index)
+          }
           takeEvents(index)
         }
         touch(index)

@@ -158,11 +158,6 @@ struct Session: BitwiseCopyable {
   var messageAt: UInt64
   var pingNext: Bool
 
-  // The wheel.
-  var wheelBucket: UInt32
-  var wheelNext: UInt32
-  var wheelPrevious: UInt32
-
   // For those who look.
   var sentPackets: UInt64
   var receivedPackets: UInt64

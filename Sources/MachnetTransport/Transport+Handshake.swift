@@ -149,16 +149,15 @@ extension Transport {
       reorderUntil: 0, backoff: 0, progressAt: now, timerFrom: now, timedOutAt: 0, probeSent: false, wantsProbe: false,
       congestion: CongestionControl(target: options.targetDelay), expected: 0, received: (0, 0, 0, 0), ackPending: 0,
       ackNow: false, sawDuplicate: false, echoTimestamp: 0, echoArrival: 0, hasEcho: false, echoWaited: 0,
-      assemblies: 0, ackAt: 0,
-      lossAt: 0, paceAt: 0, heardAt: now, messageAt: now, pingNext: false, wheelBucket: none, wheelNext: none,
-      wheelPrevious: none, sentPackets: 0, receivedPackets: 0, retransmissions: 0)
+      assemblies: 0, ackAt: 0, lossAt: 0, paceAt: 0, heardAt: now, messageAt: now, pingNext: false, sentPackets: 0,
+      receivedPackets: 0, retransmissions: 0)
   }
 
   @_noLocks
   private mutating func scheduleWave(_ slot: UInt32, _ now: UInt64) {
     sessions[slot].waveAt = now &+ sessions[slot].waveInterval
     sessions[slot].waveInterval = grown(sessions[slot].waveInterval)
-    arm(slot, sessions[slot].waveAt)
+    wheel.set(slot, sessions[slot].waveAt)
   }
 
   /// An eighth longer each time, to 20 ms: paths may be long.
@@ -180,7 +179,7 @@ extension Transport {
       makeReady(slot)
       scheduleWave(slot, now)
     } else {
-      arm(slot, sessions[slot].waveAt)
+      wheel.set(slot, sessions[slot].waveAt)
     }
   }
 
@@ -274,7 +273,7 @@ extension Transport {
     count(.sessionsOpened)
     endOthersOf(slot, now)
     post(.opened(session: slot))
-    arm(slot, now &+ options.keepaliveAfter)
+    wheel.set(slot, now &+ options.keepaliveAfter)
   }
 
   // MARK: The answering engine
@@ -465,7 +464,7 @@ extension Transport {
     count(.sessionsOpened)
     endOthersOf(slot, now)
     post(.opened(session: slot))
-    arm(slot, now &+ options.keepaliveAfter)
+    wheel.set(slot, now &+ options.keepaliveAfter)
     return slot
   }
 

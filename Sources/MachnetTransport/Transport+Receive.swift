@@ -4,17 +4,24 @@ public import MachnetWire
 // From packets to messages.
 
 extension Transport {
-  /// Takes the UDP payload of a packet whose checksums are right. Then `pollEvent` until nil, before `payload` changes.
+  /// Takes the UDP payload of a packet whose checksums are right.
+  ///
+  /// - Returns: the message, where the packet holds one whole message and nothing else, as most do. Everything else is told by
+  ///   `pollEvent`: call it until nil, before `payload` changes.
   @_noLocks
-  public mutating func handle(_ payload: Bytes, _ arrival: Arrival, now: UInt64) {
+  public mutating func handle(_ payload: Bytes, _ arrival: Arrival, now: UInt64) -> (Message, Bytes)? {
     chunks = nil
     count(.packetsReceived)
     guard let packet = MachnetPacket(payload) else {
       count(MachnetPacket.isOtherVersion(payload) ? .otherVersion : .malformed)
-      return
+      return nil
     }
     if packet.type == MachnetPacket.data {
-      takeData(packet, arrival, now)
+      let slot = find(tag: packet.tag)
+      if slot != none && packet.flags & MachnetPacket.confirm == 0 && sessions[slot].state == .open {
+        return takeData(packet, slot, arrival, now)
+      }
+      takeEarlyData(packet, slot, arrival, now)
     } else if packet.type == MachnetPacket.syn {
       takeSyn(packet, arrival, now: now)
     } else if packet.type == MachnetPacket.synAck {
@@ -22,11 +29,13 @@ extension Transport {
     } else {
       takeReset(packet, arrival, now: now)
     }
+    return nil
   }
 
-  @_noLocks
-  private mutating func takeData(_ packet: MachnetPacket, _ arrival: Arrival, _ now: UInt64) {
-    var slot = find(tag: packet.tag)
+  /// A packet of a session that may be about to open.
+  @inline(never) @_noLocks
+  private mutating func takeEarlyData(_ packet: MachnetPacket, _ found: UInt32, _ arrival: Arrival, _ now: UInt64) {
+    var slot = found
     if slot == none {
       if packet.flags & MachnetPacket.confirm == 0 {
         answerUnknown(packet, arrival, now: now)
@@ -35,70 +44,99 @@ extension Transport {
       slot = takeConfirmation(packet, arrival, now: now)
       if slot == none { return }
     }
-    if sessions[slot].remoteAddress != arrival.remoteAddress || sessions[slot].localAddress != arrival.localAddress {
-      count(.addressMismatch)
-      return
-    }
+    if isMisaddressed(slot, arrival) { return }
     if sessions[slot].state == .opening {
       count(.malformed)
       return
     }
     if sessions[slot].state == .confirming { confirmed(slot, now: now) }
-    sessions[slot].heardAt = now
-    sessions[slot].receivedPackets &+= 1
-    takeAcknowledgement(packet, slot, now)
+    if let (message, bytes) = takeData(packet, slot, arrival, now) { post(.message(message, bytes)) }
     if packet.flags & MachnetPacket.confirm != 0 {
       // The opener repeats it until it hears from us.
       sessions[slot].ackNow = true
       makeReady(slot)
     }
-    if packet.flags & MachnetPacket.numbered != 0 { takeNumbered(packet, slot, now) }
   }
 
   @inline(__always) @_noLocks
-  private mutating func takeNumbered(_ packet: MachnetPacket, _ slot: UInt32, _ now: UInt64) {
+  private func isMisaddressed(_ slot: UInt32, _ arrival: Arrival) -> Bool {
+    if sessions[slot].remoteAddress == arrival.remoteAddress && sessions[slot].localAddress == arrival.localAddress {
+      return false
+    }
+    count(.addressMismatch)
+    return true
+  }
+
+  @inline(__always) @_noLocks
+  private mutating func takeData(_ packet: MachnetPacket, _ slot: UInt32, _ arrival: Arrival, _ now: UInt64)
+    -> (Message, Bytes)?
+  {
+    if isMisaddressed(slot, arrival) { return nil }
+    sessions[slot].heardAt = now
+    sessions[slot].receivedPackets &+= 1
+    takeAcknowledgement(packet, slot, now)
+    return packet.flags & MachnetPacket.numbered != 0 ? takeNumbered(packet, slot, now) : nil
+  }
+
+  @inline(__always) @_noLocks
+  private mutating func takeNumbered(_ packet: MachnetPacket, _ slot: UInt32, _ now: UInt64) -> (Message, Bytes)? {
     let ahead = distance(sessions[slot].expected, packet.number)
-    if ahead >= Transport.windowMax {
-      count(.beyondWindow)
-      return
-    }
-    if ahead < 0 || (ahead > 0 && hasReceived(slot, ahead &- 1)) {
-      count(.duplicates)
-      sessions[slot].sawDuplicate = true
-      sessions[slot].ackNow = true
-      makeReady(slot)
-      return
-    }
+    if ahead != 0 && !isNew(slot, ahead) { return nil }
     let content = packet.rest
-    if !isAcceptable(content, slot) { return }
-    // From here on the packet counts as received.
-    let isInOrder = ahead == 0
-    let hadGap = sessions[slot].received.0 | sessions[slot].received.1 | sessions[slot].received.2
-      | sessions[slot].received.3 != 0
-    if isInOrder {
-      if hadGap { advance(slot) } else { sessions[slot].expected &+= 1 }
-    } else {
-      setReceived(slot, ahead &- 1)
+    let chunk = MachnetChunk(content)
+    var isLone = false
+    if let chunk, chunk.kind == MachnetChunk.piece {
+      isLone = chunk.length == Int(chunk.total) && MachnetChunk.headerLength &+ chunk.length == content.count
     }
+    if !isLone && !isAcceptable(content, slot) { return nil }
+    // From here on the packet counts as received.
+    let words = sessions[slot].received
+    let hadGap = words.0 | words.1 | words.2 | words.3 != 0
+    if ahead == 0 && !hadGap { sessions[slot].expected &+= 1 } else { receivedAhead(slot, ahead) }
     sessions[slot].echoTimestamp = packet.timestamp
     sessions[slot].echoArrival = now
     sessions[slot].hasEcho = true
     sessions[slot].echoWaited = waited
     sessions[slot].ackPending &+= 1
-    if packet.flags & MachnetPacket.ackNow != 0 || !isInOrder || hadGap
+    if packet.flags & MachnetPacket.ackNow != 0 || ahead != 0 || hadGap
       || sessions[slot].ackPending >= Transport.ackEvery
     {
       sessions[slot].ackNow = true
       makeReady(slot)
     } else if sessions[slot].ackAt == 0 {
       sessions[slot].ackAt = now &+ options.ackDelay
-      arm(slot, sessions[slot].ackAt)
+      wheel.set(slot, sessions[slot].ackAt)
     }
-    if content.count != 0 {
-      sessions[slot].messageAt = now
-      chunks = content
-      chunkSession = slot
+    if content.count == 0 { return nil }
+    sessions[slot].messageAt = now
+    if isLone, let chunk {
+      count(.messagesReceived)
+      return (message(chunk, slot), content.slice(MachnetChunk.headerLength))
     }
+    chunks = content
+    chunkSession = slot
+    return nil
+  }
+
+  /// Whether a packet that is not the expected one may be taken.
+  @inline(never) @_noLocks
+  private mutating func isNew(_ slot: UInt32, _ ahead: Int) -> Bool {
+    if ahead >= Transport.windowMax {
+      count(.beyondWindow)
+      return false
+    }
+    if ahead > 0 && !hasReceived(slot, ahead &- 1) { return true }
+    count(.duplicates)
+    sessions[slot].sawDuplicate = true
+    sessions[slot].ackNow = true
+    makeReady(slot)
+    return false
+  }
+
+  /// Notes a packet before or behind which others are missing.
+  @inline(never) @_noLocks
+  private func receivedAhead(_ slot: UInt32, _ ahead: Int) {
+    if ahead == 0 { advance(slot) } else { setReceived(slot, ahead &- 1) }
   }
 
   /// Packets after which an acknowledgement does not wait for company any more.

@@ -66,20 +66,19 @@ extension Transport {
       if hasMore(slot) { makeReady(slot) }
     }
     if packet.sackWords != 0 || sessions[slot].lossAt != 0 { detectLoss(slot, now) }
-    if sessions[slot].inFlight != 0 || sessions[slot].lost != 0 { arm(slot, timeoutAt(slot)) }
+    if sessions[slot].inFlight != 0 || sessions[slot].lost != 0 { setTimeout(slot, now) }
   }
 
   /// - Returns: 1 when the packet was not known to have arrived, else 0.
   @inline(__always) @_noLocks
   private mutating func acknowledge(_ slot: UInt32, _ number: UInt32, _ now: UInt64) -> Int {
     let at = place(slot, number)
-    switch slots[at].state {
-    case .staged, .acknowledged:
-      return 0
-    case .inFlight:
+    if slots[at].state == .inFlight {
       sessions[slot].inFlight &-= 1
-    case .lost:
+    } else if slots[at].state == .lost {
       sessions[slot].lost &-= 1
+    } else {
+      return 0
     }
     slots[at].state = .acknowledged
     give(buffer: slots[at].buffer)
@@ -183,7 +182,7 @@ extension Transport {
       number &+= 1
     }
     sessions[slot].lossAt = next
-    if next != 0 { arm(slot, next) }
+    if next != 0 { wheel.set(slot, next) }
     if losses != 0 {
       sessions[slot].congestion.lost(losses)
       makeReady(slot)
@@ -210,7 +209,7 @@ extension Transport {
   /// When a probe goes out for a tail that is not acknowledged (RFC 8985, 7.2).
   @inline(__always) @_noLocks
   private func probeTimeout(_ slot: UInt32) -> UInt64 {
-    2 &* sessions[slot].smoothedRTT &+ options.ackDelay &+ 50_000
+    2 &* sessions[slot].smoothedRTT &+ options.ackDelay &+ TransportOptions.probeSlack
   }
 
   /// Once after each progress, and not where a timeout would come first anyhow.
@@ -221,9 +220,16 @@ extension Transport {
   }
 
   @inline(__always) @_noLocks
-  func timeoutAt(_ slot: UInt32) -> UInt64 {
+  private func timeoutAt(_ slot: UInt32) -> UInt64 {
     let wait = timeout(slot)
     return sessions[slot].timerFrom &+ (mayProbe(slot) ? min(wait, probeTimeout(slot)) : wait)
+  }
+
+  /// Sees to the timeout of a session that has packets on their way. It is not worked out where the timer goes off
+  /// before any timeout that counts from now could.
+  @inline(__always) @_noLocks
+  mutating func setTimeout(_ slot: UInt32, _ now: UInt64) {
+    if !wheel.isSet(slot, by: now &+ options.leastWait) { wheel.set(slot, timeoutAt(slot)) }
   }
 
   /// Whatever of a session's timers is due.
@@ -276,7 +282,7 @@ extension Transport {
     } else {
       next = min(next, sessions[slot].heardAt &+ options.keepaliveAfter)
     }
-    arm(slot, next)
+    wheel.set(slot, next)
   }
 
   @_noLocks

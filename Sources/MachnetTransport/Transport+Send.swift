@@ -42,15 +42,59 @@ extension Transport {
     _ preferred: UInt32, _ payload: Bytes, localPort: UInt16, remotePort: UInt16, ttl: UInt8, tos: UInt8,
     progress: Progress?, now: UInt64
   ) -> Sending {
-    precondition(payload.count <= TransportOptions.messageMax)
-    let slot = progress?.session ?? preferred
-    var state =
-      progress
-      ?? Progress(
-        session: slot, generation: sessions[slot].generation, message: sessions[slot].nextMessage, offset: 0)
-    if sessions[slot].generation != state.generation || sessions[slot].state != .open {
-      return .lost
+    if let progress {
+      return sendPieces(progress, payload, localPort: localPort, remotePort: remotePort, ttl: ttl, tos: tos, now: now)
     }
+    if payload.count <= Int(sessions[preferred].piece) {
+      if sessions[preferred].state != .open { return .lost }
+      return stageWhole(preferred, payload, localPort: localPort, remotePort: remotePort, ttl: ttl, tos: tos, now: now)
+        ? .done : .blocked(nil)
+    }
+    let begin = Progress(
+      session: preferred, generation: sessions[preferred].generation, message: sessions[preferred].nextMessage, offset: 0)
+    return sendPieces(begin, payload, localPort: localPort, remotePort: remotePort, ttl: ttl, tos: tos, now: now)
+  }
+
+  /// Accepts a message, if it is a small one, `hint` is an open session between these hosts, and has room. What `session` and
+  /// `send` do for every message, in fewer steps.
+  ///
+  /// - Parameter hint: any number.
+  @_noLocks
+  public mutating func sendWhole(
+    _ hint: UInt32, _ payload: Bytes, localAddress: UInt32, remoteAddress: UInt32, localPort: UInt16, remotePort: UInt16,
+    ttl: UInt8, tos: UInt8, now: UInt64
+  ) -> Bool {
+    if Int(hint) >= sessions.count || sessions[hint].remoteAddress != remoteAddress
+      || sessions[hint].localAddress != localAddress || sessions[hint].state != .open
+      || payload.count > Int(sessions[hint].piece)
+    {
+      return false
+    }
+    return stageWhole(hint, payload, localPort: localPort, remotePort: remotePort, ttl: ttl, tos: tos, now: now)
+  }
+
+  @inline(__always) @_noLocks
+  private mutating func stageWhole(
+    _ slot: UInt32, _ payload: Bytes, localPort: UInt16, remotePort: UInt16, ttl: UInt8, tos: UInt8, now: UInt64
+  ) -> Bool {
+    let chunk = MachnetChunk(
+      message: sessions[slot].nextMessage, total: UInt32(truncatingIfNeeded: payload.count), offset: 0,
+      kind: MachnetChunk.piece, length: payload.count, sourcePort: localPort, destinationPort: remotePort, ttl: ttl, tos: tos)
+    if !stage(slot, chunk, payload, endsMessage: true, now) { return false }
+    sessions[slot].nextMessage &+= 1
+    sessions[slot].messageAt = now
+    count(.messagesSent)
+    return true
+  }
+
+  @inline(never) @_noLocks
+  private mutating func sendPieces(
+    _ progress: Progress, _ payload: Bytes, localPort: UInt16, remotePort: UInt16, ttl: UInt8, tos: UInt8, now: UInt64
+  ) -> Sending {
+    precondition(payload.count <= TransportOptions.messageMax)
+    let slot = progress.session
+    if sessions[slot].generation != progress.generation || sessions[slot].state != .open { return .lost }
+    var state = progress
     let piece = Int(sessions[slot].piece)
     var chunk = MachnetChunk(
       message: state.message, total: UInt32(truncatingIfNeeded: payload.count), offset: state.offset,
@@ -97,30 +141,26 @@ extension Transport {
     -> Bool
   {
     let size = MachnetChunk.headerLength &+ bytes.count
-    let room = Int(sessions[slot].datagramMax) &- MachnetPacket.headerLength
-    var at = 0
-    var start = 0
-    let unsent = distance(sessions[slot].nextNumber, sessions[slot].staged)
-    if unsent > 0 {
-      at = place(slot, sessions[slot].staged &- 1)
-      start = Int(slots[at].length)
-    }
     let isPart = bytes.count != Int(chunk.total)
-    if unsent <= 0 || start &+ size > room || slots[at].buffer == none || isPart && slots[at].part != .none {
+    let staged = sessions[slot].staged
+    let unsent = distance(sessions[slot].nextNumber, staged)
+    var at = place(slot, staged &- 1)
+    var start = Int(slots[at].length)
+    if unsent <= 0 || start &+ size > Int(sessions[slot].datagramMax) &- MachnetPacket.headerLength
+      || slots[at].buffer == none || isPart && slots[at].part != .none
+    {
       // A new packet, if the window has room and no more wait already than a round of the engine can send.
-      if unsent >= Transport.stagedMax || distance(sessions[slot].base, sessions[slot].staged) >= Transport.windowMax {
+      if unsent >= Transport.stagedMax || distance(sessions[slot].base, staged) >= Transport.windowMax || freeBufferCount == 0 {
         return false
       }
-      let buffer = takeBuffer()
-      if buffer == none { return false }
-      at = place(slot, sessions[slot].staged)
-      slots[at] = Slot(buffer: buffer)
-      sessions[slot].staged &+= 1
+      at = place(slot, staged)
       start = 0
+      slots[at] = Slot(buffer: takeBuffer())
+      sessions[slot].staged = staged &+ 1
     }
-    let target = buffer(slots[at].buffer)
-    chunk.emit(into: target.slice(start, to: start &+ MachnetChunk.headerLength))
-    target.copy(bytes, to: start &+ MachnetChunk.headerLength)
+    let target = buffer(slots[at].buffer).slice(start, to: start &+ size)
+    chunk.emit(into: target)
+    target.copy(bytes, to: MachnetChunk.headerLength)
     slots[at].length = UInt16(truncatingIfNeeded: start &+ size)
     if isPart {
       slots[at].part = endsMessage ? .end : .begun
@@ -149,19 +189,17 @@ extension Transport {
     let mask = UInt32(truncatingIfNeeded: ready.count &- 1)
     while readyHead != readyTail {
       let slot = ready[readyHead & mask]
-      let transmission = emit(slot, bytes, now)
-      // Who sent something may have more, and waits for its turn; who did not has nothing, or may not send it now.
       readyHead &+= 1
       sessions[slot].isReady = false
-      if sessions[slot].state == .free {
-        freeSessions[freeSessionCount] = slot
-        freeSessionCount &+= 1
-        continue
-      }
-      if let transmission {
+      if let transmission = emit(slot, bytes, now) {
+        // Who sent something may have more, and waits for its turn; who did not has nothing, or may not send it now.
         if hasMore(slot) { makeReady(slot) }
         count(.packetsSent)
         return transmission
+      }
+      if sessions[slot].state == .free {
+        freeSessions[freeSessionCount] = slot
+        freeSessionCount &+= 1
       }
     }
     return nil
@@ -176,6 +214,20 @@ extension Transport {
 
   @inline(__always) @_noLocks
   private mutating func emit(_ slot: UInt32, _ bytes: Bytes, _ now: UInt64) -> Transmission? {
+    // Nearly always: the next packet of an open session that has lost none.
+    let next = sessions[slot].nextNumber
+    let window = sessions[slot].congestion.window
+    if sessions[slot].state == .open && next != sessions[slot].staged && sessions[slot].lost == 0
+      && !sessions[slot].wantsProbe && window >= 1 && Double(sessions[slot].inFlight) < window
+      && distance(sessions[slot].base, next) < Int(sessions[slot].peerWindow)
+    {
+      return emitNext(slot, bytes, now)
+    }
+    return emitOther(slot, bytes, now)
+  }
+
+  @inline(never) @_noLocks
+  private mutating func emitOther(_ slot: UInt32, _ bytes: Bytes, _ now: UInt64) -> Transmission? {
     switch sessions[slot].state {
     case .free:
       return nil
@@ -186,13 +238,13 @@ extension Transport {
     }
     if sessions[slot].wantsProbe {
       sessions[slot].wantsProbe = false
-      if let number = lastInFlight(slot) { return emitNumbered(slot, number, bytes, now, isProbe: true) }
+      if let number = lastInFlight(slot) { return emitAgain(slot, number, bytes, now, isProbe: true) }
     }
     if mayTransmit(slot, now) {
       if sessions[slot].lost > 0, let number = firstLost(slot) {
         sessions[slot].lost &-= 1
         sessions[slot].inFlight &+= 1
-        return emitNumbered(slot, number, bytes, now, isProbe: false)
+        return emitAgain(slot, number, bytes, now, isProbe: false)
       }
       let next = sessions[slot].nextNumber
       if next != sessions[slot].staged && distance(sessions[slot].base, next) < Int(sessions[slot].peerWindow) {
@@ -249,58 +301,71 @@ extension Transport {
   @inline(__always) @_noLocks
   private mutating func emitNext(_ slot: UInt32, _ bytes: Bytes, _ now: UInt64) -> Transmission {
     let number = sessions[slot].nextNumber
-    // Timeouts count from here when nothing was on its way.
-    if sessions[slot].inFlight == 0 && sessions[slot].lost == 0 {
-      sessions[slot].progressAt = now
-      sessions[slot].timerFrom = now
-    }
     sessions[slot].nextNumber &+= 1
     sessions[slot].inFlight &+= 1
-    return emitNumbered(slot, number, bytes, now, isProbe: false)
+    // Timeouts count from here when nothing was on its way.
+    if sessions[slot].inFlight == 1 && sessions[slot].lost == 0 {
+      sessions[slot].progressAt = now
+      sessions[slot].timerFrom = now
+      setTimeout(slot, now)
+    }
+    let at = place(slot, number)
+    slots[at].transmissions = 1
+    // The last packet that the window allows: the sender waits for the answer.
+    let isLast = Double(sessions[slot].inFlight) >= sessions[slot].congestion.window
+    return emitNumbered(slot, number, bytes, now, ackNow: isLast || slots[at].length == 0)
+  }
+
+  /// A packet that was sent before, with the wish for an answer at once.
+  @inline(never) @_noLocks
+  private mutating func emitAgain(_ slot: UInt32, _ number: UInt32, _ bytes: Bytes, _ now: UInt64, isProbe: Bool)
+    -> Transmission
+  {
+    let at = place(slot, number)
+    count(.retransmissions)
+    sessions[slot].retransmissions &+= 1
+    if slots[at].transmissions != 255 { slots[at].transmissions &+= 1 }
+    return emitNumbered(slot, number, bytes, now, ackNow: true)
   }
 
   @inline(__always) @_noLocks
-  private mutating func emitNumbered(_ slot: UInt32, _ number: UInt32, _ bytes: Bytes, _ now: UInt64, isProbe: Bool)
+  private mutating func emitNumbered(_ slot: UInt32, _ number: UInt32, _ bytes: Bytes, _ now: UInt64, ackNow: Bool)
     -> Transmission
   {
     let at = place(slot, number)
     let length = Int(slots[at].length)
-    if slots[at].transmissions != 0 {
-      count(.retransmissions)
-      sessions[slot].retransmissions &+= 1
-    }
     slots[at].state = .inFlight
     slots[at].sentAt = now
-    slots[at].transmissions = slots[at].transmissions == 255 ? 255 : slots[at].transmissions &+ 1
-    var flags = MachnetPacket.numbered
-    // The last packet that the window allows, and any that repairs a loss: the sender waits for the answer.
-    if isProbe || slots[at].transmissions > 1 || length == 0
-      || Double(sessions[slot].inFlight) >= sessions[slot].congestion.window
-    {
-      flags |= MachnetPacket.ackNow
-    }
-    if sessions[slot].congestion.window < 1 {
-      sessions[slot].paceAt = now &+ UInt64(Double(sessions[slot].smoothedRTT) / sessions[slot].congestion.window)
-      arm(slot, sessions[slot].paceAt)
-    }
-    arm(slot, timeoutAt(slot))
-    var words = sackWords(slot)
-    if words != 0 && MachnetPacket.headerLength &+ 8 &* words &+ length > Int(sessions[slot].datagramMax) {
-      // No room for it here: a packet of its own will say it.
-      words = 0
+    if sessions[slot].congestion.window < 1 { pace(slot, now) }
+    let words = sackWords(slot)
+    let flags = ackNow ? MachnetPacket.numbered | MachnetPacket.ackNow : MachnetPacket.numbered
+    var start = MachnetPacket.headerLength
+    if words == 0 {
+      acknowledged(slot)
+      emitHead(slot, flags, number, bytes, now)
+    } else if start &+ 8 &* words &+ length > Int(sessions[slot].datagramMax) {
+      // No room for them here: a packet of its own will say it.
+      emitHead(slot, flags, number, bytes, now)
     } else {
       acknowledged(slot)
+      start = emitHead(slot, flags, number, sackWords: words, bytes, now)
     }
-    let start = emitHead(slot, flags, number, words, bytes, now)
     if length != 0 { bytes.copy(buffer(slots[at].buffer).slice(0, to: length), to: start) }
     return transmission(slot, start &+ length)
+  }
+
+  /// A window below one packet: when the next one may go.
+  @inline(never) @_noLocks
+  private mutating func pace(_ slot: UInt32, _ now: UInt64) {
+    sessions[slot].paceAt = now &+ UInt64(Double(sessions[slot].smoothedRTT) / sessions[slot].congestion.window)
+    wheel.set(slot, sessions[slot].paceAt)
   }
 
   @_noLocks
   private mutating func emitAck(_ slot: UInt32, _ bytes: Bytes, _ now: UInt64) -> Transmission {
     acknowledged(slot)
     count(.acksSent)
-    return transmission(slot, emitHead(slot, 0, sessions[slot].nextNumber, sackWords(slot), bytes, now))
+    return transmission(slot, emitHead(slot, 0, sessions[slot].nextNumber, sackWords: sackWords(slot), bytes, now))
   }
 
   @inline(__always) @_noLocks
@@ -310,11 +375,11 @@ extension Transport {
     sessions[slot].ackAt = 0
   }
 
-  /// - Returns: where the chunks go.
+  /// Writes the head of a packet of an open session.
   @inline(__always) @_noLocks
   private func emitHead(
-    _ slot: UInt32, _ flags: UInt8, _ number: UInt32, _ words: Int, _ bytes: Bytes, _ now: UInt64
-  ) -> Int {
+    _ slot: UInt32, _ flags: UInt8, _ number: UInt32, _ bytes: Bytes, _ now: UInt64, announcing words: Int = 0
+  ) {
     var header = MachnetHeader(type: MachnetPacket.data, engine: options.engine, tag: sessions[slot].remoteTag)
     header.flags = flags
     if sessions[slot].hasEcho {
@@ -331,17 +396,24 @@ extension Transport {
     header.timestamp = timestamp(now)
     header.window = UInt16(Transport.windowMax)
     header.emit(into: bytes, sackWords: words)
-    var at = MachnetPacket.headerLength
-    if words != 0 {
-      let received = sessions[slot].received
-      bytes.set64(at, received.0)
-      if words > 1 { bytes.set64(at &+ 8, received.1) }
-      if words > 2 { bytes.set64(at &+ 16, received.2) }
-      if words > 3 { bytes.set64(at &+ 24, received.3) }
-      at &+= 8 &* words
-    }
     sessions[slot].sentPackets &+= 1
-    return at
+  }
+
+  /// The same, with words of SACK behind it.
+  ///
+  /// - Returns: where the chunks go.
+  @inline(never) @_noLocks
+  private func emitHead(
+    _ slot: UInt32, _ flags: UInt8, _ number: UInt32, sackWords words: Int, _ bytes: Bytes, _ now: UInt64
+  ) -> Int {
+    emitHead(slot, flags, number, bytes, now, announcing: words)
+    let received = sessions[slot].received
+    let at = MachnetPacket.headerLength
+    if words > 0 { bytes.set64(at, received.0) }
+    if words > 1 { bytes.set64(at &+ 8, received.1) }
+    if words > 2 { bytes.set64(at &+ 16, received.2) }
+    if words > 3 { bytes.set64(at &+ 24, received.3) }
+    return at &+ 8 &* words
   }
 
   @inline(__always) @_noLocks

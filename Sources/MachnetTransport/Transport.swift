@@ -7,8 +7,8 @@ public import MachnetWire
 /// Sans I/O: time, packets and messages come in, packets and events come out; there is no clock and no randomness but
 /// the seed, and all memory is taken at start. In this order, as often as there is something:
 ///
-/// 1. `handle` for each packet that arrived, and after each `pollEvent` until it returns nil (messages point into the
-///    packet);
+/// 1. `handle` for each packet that arrived, which may give back a message, and after each `pollEvent` until it returns nil
+///    (messages point into the packet);
 /// 2. `session` and `send` for what is to be sent;
 /// 3. `expire` when `nextTimeout` has come;
 /// 4. `pollTransmit` until it returns nil.
@@ -51,12 +51,7 @@ public struct Transport: ~Copyable {
   var random: Random
   let secret: (UInt64, UInt64)
 
-  // The wheel: buckets of 2^13 ns.
-  let wheel: Table<UInt32>
-  let wheelBits: Table<UInt64>
-  var wheelTick: UInt64
-  /// No timer is due before this, ns.
-  var wheelDue: UInt64 = .max
+  var wheel: TimingWheel
   var halfOpenDue: UInt64 = .max
   /// Whether some half-open entry has SYN-ACKs to send.
   var halfOpenReady = false
@@ -209,9 +204,7 @@ public struct Transport: ~Copyable {
     counters = Table(count: TransportCounter.allCases.count)
     random = Random(options.seed)
     secret = (random.next(), random.next())
-    wheel = Table(count: Transport.wheelSize)
-    wheelBits = Table(count: Transport.wheelSize / 64)
-    wheelTick = 0
+    wheel = TimingWheel(count: options.sessions)
     answerTokens = options.answerBurst
     answerRefilled = 0
     events = Table(count: Transport.eventMax)
@@ -233,7 +226,6 @@ public struct Transport: ~Copyable {
     assembly.release()
     counters.release()
     wheel.release()
-    wheelBits.release()
     events.release()
   }
 
@@ -246,8 +238,6 @@ public struct Transport: ~Copyable {
   static var endedMax: Int { @_noLocks get { 1024 } }
   static var resetMax: Int { @_noLocks get { 64 } }
   static var eventMax: Int { @_noLocks get { 4096 } }
-  static var wheelSize: Int { @_noLocks get { 2048 } }
-  static var wheelShift: UInt64 { @_noLocks get { 13 } }
 
   @inline(__always) @_noLocks
   func count(_ counter: TransportCounter, _ amount: Int = 1) {
@@ -275,6 +265,12 @@ public struct Transport: ~Copyable {
     if eventTail &- eventHead == UInt32(Transport.eventMax) { return }
     events[eventTail & UInt32(Transport.eventMax &- 1)] = event
     eventTail &+= 1
+  }
+
+  /// Whether `pollEvent` has anything to tell, or to tidy up.
+  @inline(__always)
+  public var hasEvents: Bool {
+    @_noLocks get { eventHead != eventTail || chunks != nil || toldAssembly != none }
   }
 
   /// What has happened, oldest first; nil: nothing more. Messages are told once, and are valid until the next call of
@@ -378,7 +374,6 @@ public struct Transport: ~Copyable {
     let generation = sessions[slot].generation &+ 1
     sessions[slot] = made
     sessions[slot].generation = generation
-    sessions[slot].wheelBucket = none
     let bucket = peerBucket(made.localAddress, made.remoteAddress)
     sessions[slot].next = peers[bucket] &- 1
     peers[bucket] = slot &+ 1
@@ -389,7 +384,7 @@ public struct Transport: ~Copyable {
   /// Takes a session out of every table and gives back what it holds.
   @_noLocks
   mutating func forget(_ slot: UInt32) {
-    cancelTimer(slot)
+    wheel.cancel(slot)
     remove(tag: slot)
     let bucket = peerBucket(sessions[slot].localAddress, sessions[slot].remoteAddress)
     if peers[bucket] == slot &+ 1 {
@@ -432,9 +427,9 @@ public struct Transport: ~Copyable {
     Int(slot) &* Transport.windowMax &+ Int(number & UInt32(Transport.windowMax &- 1))
   }
 
+  /// The caller has made sure that there is one.
   @inline(__always) @_noLocks
   mutating func takeBuffer() -> UInt32 {
-    if freeBufferCount == 0 { return none }
     freeBufferCount &-= 1
     return freeBuffers[freeBufferCount]
   }
@@ -467,102 +462,20 @@ public struct Transport: ~Copyable {
     @_noLocks get { readyHead != readyTail || resetHead != resetTail || halfOpenReady }
   }
 
-  // MARK: The timing wheel
-
-  /// Sees to it that `expire` looks at the session at `time`, ns, or before.
-  @inline(__always) @_noLocks
-  mutating func arm(_ slot: UInt32, _ time: UInt64) {
-    var tick = time >> Transport.wheelShift &+ 1
-    if tick <= wheelTick { tick = wheelTick &+ 1 }
-    // Beyond the horizon it is looked at again at the horizon.
-    if tick &- wheelTick >= UInt64(Transport.wheelSize) { tick = wheelTick &+ UInt64(Transport.wheelSize &- 1) }
-    let old = sessions[slot].wheelBucket
-    let mask = UInt64(Transport.wheelSize &- 1)
-    if old != none {
-      let oldTick = wheelTick &+ ((UInt64(old) &- wheelTick) & mask)
-      if oldTick <= tick { return }
-      cancelTimer(slot)
-    }
-    let bucket = UInt32(truncatingIfNeeded: tick & mask)
-    let head = wheel[bucket]
-    sessions[slot].wheelBucket = bucket
-    sessions[slot].wheelPrevious = none
-    sessions[slot].wheelNext = head &- 1
-    if head != 0 { sessions[head &- 1].wheelPrevious = slot }
-    wheel[bucket] = slot &+ 1
-    wheelBits[bucket >> 6] |= 1 << UInt64(bucket & 63)
-    wheelDue = min(wheelDue, tick << Transport.wheelShift)
-  }
-
-  @inline(__always) @_noLocks
-  mutating func cancelTimer(_ slot: UInt32) {
-    let bucket = sessions[slot].wheelBucket
-    if bucket == none { return }
-    let next = sessions[slot].wheelNext
-    let previous = sessions[slot].wheelPrevious
-    if previous == none { wheel[bucket] = next &+ 1 } else { sessions[previous].wheelNext = next }
-    if next != none { sessions[next].wheelPrevious = previous }
-    if wheel[bucket] == 0 { wheelBits[bucket >> 6] &= ~(1 << UInt64(bucket & 63)) }
-    sessions[slot].wheelBucket = none
-  }
+  // MARK: Timers
 
   /// When `expire` is to be called, ns; `UInt64.max`: there is no timer.
   @inline(__always)
-  public var nextTimeout: UInt64 { @_noLocks get { min(wheelDue, halfOpenDue) } }
+  public var nextTimeout: UInt64 { @_noLocks get { min(wheel.due, halfOpenDue) } }
 
   /// Does what is due.
   @_noLocks
   public mutating func expire(now: UInt64) {
     if now >= halfOpenDue { expireHalfOpen(now) }
-    if now < wheelDue { return }
-    let tick = now >> Transport.wheelShift
-    let mask = UInt64(Transport.wheelSize &- 1)
-    // Every bucket once at most, however long it has been.
-    let first = tick &- wheelTick > mask ? tick &- mask : wheelTick &+ 1
-    var at = first
-    wheelTick = max(wheelTick, tick)
-    while at <= tick {
-      let bucket = UInt32(truncatingIfNeeded: at & mask)
-      if wheelBits[bucket >> 6] >> UInt64(bucket & 63) & 1 != 0 { expire(bucket: bucket, now) }
-      at &+= 1
+    while true {
+      let slot = wheel.next(now: now)
+      if slot == none { return }
+      tick(slot, now)
     }
-    findDue()
-  }
-
-  @_noLocks
-  private mutating func expire(bucket: UInt32, _ now: UInt64) {
-    // The list is taken off first: a session may be armed again, even for this bucket's next turn.
-    var slot = wheel[bucket] &- 1
-    wheel[bucket] = 0
-    wheelBits[bucket >> 6] &= ~(1 << UInt64(bucket & 63))
-    var at = slot
-    while at != none {
-      sessions[at].wheelBucket = none
-      at = sessions[at].wheelNext
-    }
-    while slot != none {
-      let next = sessions[slot].wheelNext
-      // One session's timers never touch another session's place on the list that was taken off, but for its death.
-      if sessions[slot].state != .free && sessions[slot].wheelBucket == none { tick(slot, now) }
-      slot = next
-    }
-  }
-
-  @_noLocks
-  private mutating func findDue() {
-    // From the next bucket on, once around, a word at a time.
-    let mask = UInt64(Transport.wheelSize &- 1)
-    var at = wheelTick &+ 1
-    let end = wheelTick &+ UInt64(Transport.wheelSize)
-    while at < end {
-      let bucket = UInt32(truncatingIfNeeded: at & mask)
-      let word = wheelBits[bucket >> 6] >> UInt64(bucket & 63)
-      if word != 0 {
-        wheelDue = (at &+ UInt64(word.trailingZeroBitCount)) << Transport.wheelShift
-        return
-      }
-      at &+= UInt64(64 &- (bucket & 63))
-    }
-    wheelDue = .max
   }
 }

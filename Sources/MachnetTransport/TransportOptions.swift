@@ -45,6 +45,12 @@ public struct TransportOptions: Sendable {
   /// A session without messages for this long is closed by the side that opened it.
   public var idleAfter: UInt64 = 60_000_000_000
 
+  /// What a probe waits for beyond two round trips and the delay of an acknowledgement.
+  static var probeSlack: UInt64 { @_noLocks get { 50_000 } }
+  /// No timeout and no probe comes sooner after what it counts from.
+  @inline(__always)
+  var leastWait: UInt64 { @_noLocks get { min(minimumTimeout, ackDelay &+ TransportOptions.probeSlack) } }
+
   /// Queueing delay that congestion control aims at.
   public var targetDelay: UInt64 = 100_000
 

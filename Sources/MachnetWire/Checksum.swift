@@ -1,9 +1,10 @@
 /// The Internet checksum (RFC 1071) over any number of buffers, in any order of lengths.
 ///
-/// Words are summed as they lie in memory, since the one's complement sum does not depend on byte order (RFC 1071, 2B),
-/// and 32 bits at a time into 64, deferring carries (2A, C).
+/// Words are summed as they lie in memory, since the one's complement sum does not depend on byte order (RFC 1071, 2B), and
+/// as many at a time as a register holds (2C).
 public struct Checksum: BitwiseCopyable {
-  /// Congruent, modulo 0xFFFF, to the sum so far of 16-bit words in the machine's order; at most 2^33.
+  /// Congruent, modulo 0xFFFF, to the sum so far of 16-bit words in the machine's order. Each summand is below 2^42, so there
+  /// may be two million.
   @usableFromInline var sum: UInt64 = 0
   /// Whether an odd number of bytes was added: then the next buffer's words are shifted by a byte.
   @usableFromInline var isOdd = false
@@ -11,69 +12,79 @@ public struct Checksum: BitwiseCopyable {
   @inlinable @inline(__always) @_noLocks
   public init() {}
 
-  /// Adds a buffer of at most 2^25 bytes.
+  /// Adds a buffer.
   @inlinable @_noLocks
   public mutating func add(_ bytes: Bytes) {
     let base = unsafe UnsafeRawPointer(bytes.base)
     let count = bytes.count
-    // Two sums keep the adders busy. They stay below 2^55 together.
+    // 64 bits at a time, the carry added back in: modulo 2^64 - 1, of which 0xFFFF is a divisor (RFC 1071, 2C).
     var partial: UInt64 = 0
-    var other: UInt64 = 0
     var offset = 0
-    while count &- offset >= 16 {
-      let first = unsafe base.loadUnaligned(fromByteOffset: offset, as: UInt64.self)
-      let second = unsafe base.loadUnaligned(fromByteOffset: offset &+ 8, as: UInt64.self)
-      partial = partial &+ (first & 0xFFFF_FFFF) &+ (first &>> 32)
-      other = other &+ (second & 0xFFFF_FFFF) &+ (second &>> 32)
-      offset = offset &+ 16
+    while count &- offset >= 32 {
+      partial = unsafe Checksum.sum(partial, base.loadUnaligned(fromByteOffset: offset, as: UInt64.self))
+      partial = unsafe Checksum.sum(partial, base.loadUnaligned(fromByteOffset: offset &+ 8, as: UInt64.self))
+      partial = unsafe Checksum.sum(partial, base.loadUnaligned(fromByteOffset: offset &+ 16, as: UInt64.self))
+      partial = unsafe Checksum.sum(partial, base.loadUnaligned(fromByteOffset: offset &+ 24, as: UInt64.self))
+      offset = offset &+ 32
     }
-    partial = partial &+ other
-    if count &- offset >= 8 {
-      let word = unsafe base.loadUnaligned(fromByteOffset: offset, as: UInt64.self)
-      partial = partial &+ (word & 0xFFFF_FFFF) &+ (word &>> 32)
+    while count &- offset >= 8 {
+      partial = unsafe Checksum.sum(partial, base.loadUnaligned(fromByteOffset: offset, as: UInt64.self))
       offset = offset &+ 8
     }
-    if count &- offset >= 4 {
-      partial = partial &+ UInt64(unsafe base.loadUnaligned(fromByteOffset: offset, as: UInt32.self))
+    if count & 4 != 0 {
+      partial = unsafe Checksum.sum(partial, UInt64(base.loadUnaligned(fromByteOffset: offset, as: UInt32.self)))
       offset = offset &+ 4
     }
-    if count &- offset >= 2 {
-      partial = partial &+ UInt64(unsafe base.loadUnaligned(fromByteOffset: offset, as: UInt16.self))
+    if count & 2 != 0 {
+      partial = unsafe Checksum.sum(partial, UInt64(base.loadUnaligned(fromByteOffset: offset, as: UInt16.self)))
       offset = offset &+ 2
     }
-    if count &- offset >= 1 {
+    if count & 1 != 0 {
       // The last byte is the first of a word whose other byte is 0.
-      partial = partial &+ UInt64(UInt16(littleEndian: UInt16(bytes.u8(offset))))
+      partial = Checksum.sum(partial, UInt64(UInt16(littleEndian: UInt16(bytes.u8(offset)))))
     }
+    partial = (partial & 0xFFFF_FFFF) &+ (partial &>> 32)
     // Behind an odd number of bytes, every byte sits in the other half of its word: modulo 0xFFFF, that is times 2^8.
-    accumulate(isOdd ? partial &<< 8 : partial)
+    sum = sum &+ (isOdd ? partial &<< 8 : partial)
     if count & 1 != 0 { isOdd.toggle() }
+  }
+
+  /// Adds the first 20 bytes of a buffer, an IPv4 header's, at an even offset.
+  @inlinable @inline(__always) @_noLocks
+  public mutating func addHeader(_ bytes: Bytes) {
+    let head = bytes.slice(0, to: 20)
+    let base = unsafe UnsafeRawPointer(head.base)
+    var partial = unsafe Checksum.sum(
+      base.loadUnaligned(as: UInt64.self), base.loadUnaligned(fromByteOffset: 8, as: UInt64.self))
+    partial = unsafe Checksum.sum(partial, UInt64(base.loadUnaligned(fromByteOffset: 16, as: UInt32.self)))
+    sum = sum &+ (partial & 0xFFFF_FFFF) &+ (partial &>> 32)
+  }
+
+  /// One's complement: the carry comes in at the other end.
+  @inlinable @inline(__always) @_noLocks
+  static func sum(_ a: UInt64, _ b: UInt64) -> UInt64 {
+    let (sum, carry) = a.addingReportingOverflow(b)
+    return sum &+ (carry ? 1 : 0)
   }
 
   /// Adds a word that stands at an even offset, given in host byte order.
   @inlinable @inline(__always) @_noLocks
-  public mutating func add(_ word: UInt16) { accumulate(UInt64(word.bigEndian)) }
+  public mutating func add(_ word: UInt16) { sum = sum &+ UInt64(word.bigEndian) }
 
   @inlinable @inline(__always) @_noLocks
-  public mutating func add(_ word: UInt32) { accumulate(UInt64(word.bigEndian)) }
+  public mutating func add(_ word: UInt32) { sum = sum &+ UInt64(word.bigEndian) }
 
   /// The checksum to write (host byte order). Over data that contain a right checksum it is 0.
   @inlinable @inline(__always)
   public var value: UInt16 { @_noLocks get { UInt16(bigEndian: ~Checksum.fold(sum)) } }
 
-  /// - Parameter partial: below 2^63.
-  @inlinable @inline(__always) @_noLocks
-  mutating func accumulate(_ partial: UInt64) {
-    let wide = sum &+ partial
-    sum = (wide & 0xFFFF_FFFF) &+ (wide &>> 32)
-  }
-
   @inlinable @inline(__always) @_noLocks
   static func fold(_ sum: UInt64) -> UInt16 {
-    // 34 -> at most 19 -> at most 17 -> 16 bits.
-    var sum = (sum & 0xFFFF) &+ (sum >> 16)
-    sum = (sum & 0xFFFF) &+ (sum >> 16)
-    sum = (sum & 0xFFFF) &+ (sum >> 16)
+    // 64 -> at most 33 -> at most 19 -> at most 17 -> 16 bits.
+    var sum = (sum & 0xFFFF_FFFF) &+ (sum &>> 32)
+    sum = (sum & 0xFFFF) &+ (sum &>> 16)
+    sum = (sum & 0xFFFF) &+ (sum &>> 16)
+    sum = (sum & 0xFFFF) &+ (sum &>> 16)
     return UInt16(truncatingIfNeeded: sum)
   }
 

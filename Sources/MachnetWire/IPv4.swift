@@ -47,7 +47,7 @@ public struct IPv4Packet: BitwiseCopyable {
   public var isChecksumRight: Bool {
     @_noLocks get {
       var checksum = Checksum()
-      checksum.add(header)
+      if headerLength == IPv4Packet.headerMin { checksum.addHeader(bytes) } else { checksum.add(header) }
       return checksum.value == 0
     }
   }
@@ -79,6 +79,7 @@ public struct IPv4Header: BitwiseCopyable {
   @inlinable @inline(__always) @_noLocks
   public func emit(into bytes: Bytes) {
     let flags: UInt16 = (dontFragment ? 0x4000 : 0) | (moreFragments ? 0x2000 : 0)
+    let bytes = bytes.slice(0, to: IPv4Packet.headerMin)
     bytes.set8(0, 0x45)
     bytes.set8(1, tos)
     bytes.set16(2, UInt16(truncatingIfNeeded: totalLength))
@@ -90,7 +91,7 @@ public struct IPv4Header: BitwiseCopyable {
     bytes.set32(12, source)
     bytes.set32(16, destination)
     var checksum = Checksum()
-    checksum.add(bytes.slice(0, to: 20))
+    checksum.addHeader(bytes)
     bytes.set16(10, checksum.value)
   }
 }

@@ -101,6 +101,8 @@ public struct MachnetHeader: BitwiseCopyable {
   /// Writes the head into the first 32 of `bytes`; `sackWords` words are to be written behind it.
   @inlinable @inline(__always) @_noLocks
   public func emit(into bytes: Bytes, sackWords: Int = 0) {
+    // Checked once.
+    let bytes = bytes.slice(0, to: MachnetPacket.headerLength)
     bytes.set8(0, MachnetPacket.version << 4 | type)
     bytes.set8(1, flags)
     bytes.set8(2, UInt8(truncatingIfNeeded: sackWords))
@@ -346,6 +348,7 @@ public struct MachnetChunk: BitwiseCopyable {
 
   @inlinable @inline(__always) @_noLocks
   public func emit(into bytes: Bytes) {
+    let bytes = bytes.slice(0, to: MachnetChunk.headerLength)
     bytes.set32(0, message)
     bytes.set32(4, total)
     bytes.set32(8, offset)

@@ -150,17 +150,17 @@ final class Conversation {
       remoteAddress: from ?? (toA ? Conversation.addressB : Conversation.addressA), ports: ports,
       datagramMax: Conversation.datagramMax)
     let packet = unsafe Bytes(unsafe: copy, count: payload.count)
-    reach(toA) { $0.handle(packet, arrival, now: now) }
+    if let (_, content) = reach(toA, { $0.handle(packet, arrival, now: now) }) { read(content) }
     hear(ofA: toA)
   }
 
   private func hear(ofA: Bool) {
     while let event = reach(ofA, { $0.pollEvent() }) {
-      if case .message(_, let content) = event {
-        for offset in 0..<content.count { sum &+= UInt64(content.u8(offset)) }
-      }
+      if case .message(_, let content) = event { read(content) }
     }
   }
+
+  private func read(_ content: Bytes) { for offset in 0..<content.count { sum &+= UInt64(content.u8(offset)) } }
 
   private func carry() {
     for _ in 0..<64 {

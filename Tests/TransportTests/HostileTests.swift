@@ -48,7 +48,8 @@ final class Exchange {
       let arrival = Transport.Arrival(
         localAddress: toA ? Exchange.addressA : Exchange.addressB,
         remoteAddress: from ?? (toA ? Exchange.addressB : Exchange.addressA), ports: ports, datagramMax: 1472)
-      if toA { a.handle(bytes, arrival, now: now) } else { b.handle(bytes, arrival, now: now) }
+      let message = toA ? a.handle(bytes, arrival, now: now) : b.handle(bytes, arrival, now: now)
+      if let (_, content) = message { received.append(content.count) }
       hear(ofA: toA)
     }
   }
