@@ -19,6 +19,30 @@ struct Seed: ParsableArguments {
   var value: UInt64 {
     seed ?? ProcessInfo.processInfo.environment["SEED"].flatMap(UInt64.init) ?? .random(in: 1...UInt64(UInt32.max))
   }
+
+  /// Runs `count` seeds from one on.
+  ///
+  /// - Parameters:
+  ///   - command, options: that replay one of them.
+  ///   - run: what is wrong with a seed's run, line by line; nil: nothing.
+  /// - Returns: how many failed.
+  static func sweep(_ count: Int, from first: UInt64, replay command: String, _ options: String = "", run: (UInt64) -> [String]?) -> Int {
+    print("seeds \(first)..\(first &+ UInt64(count) &- 1)")
+    var failed = 0
+    for index in 0..<count {
+      let seed = first &+ UInt64(index)
+      guard let story = run(seed) else { continue }
+      failed += 1
+      print("FAILED seed \(seed): replay with SEED=\(seed) machnet-simulate \(command) --seeds 1 --verbose\(options)")
+      for line in story { print("  \(line)") }
+    }
+    return failed
+  }
+
+  static func conclude(_ count: Int, _ failed: Int) throws {
+    print("\(count - failed) passed, \(failed) failed")
+    if failed > 0 { throw ExitCode.failure }
+  }
 }
 
 private func row(_ cells: [String], _ widths: [Int]) {
@@ -113,33 +137,23 @@ struct Swarm: ParsableCommand {
   @Flag(name: .long, help: "Print every run.") var verbose = false
 
   func run() throws {
-    let first = seed.value
-    print("seeds \(first)..\(first &+ UInt64(seeds) &- 1)")
-    var failed = 0
     var sums = (messages: 0, delivered: 0, excused: 0, packets: UInt64(0), retransmissions: UInt64(0), time: UInt64(0))
-    for index in 0..<seeds {
-      let it = TransportExperiments.swarm(seed: first &+ UInt64(index), canary: canary)
+    let failed = Seed.sweep(seeds, from: seed.value, replay: "swarm") { seed in
+      let it = TransportExperiments.swarm(seed: seed, canary: canary)
       if verbose { print("seed \(it.seed): \(it.delivered)/\(it.messages), \(it.packets) packets; \(it.description)") }
-      let isWrong = canary ? it.faults.isEmpty && it.delivered == it.messages : !it.faults.isEmpty
-      if isWrong {
-        failed += 1
-        print("FAILED seed \(it.seed): replay with SEED=\(it.seed) machnet-simulate swarm --seeds 1 --verbose")
-        print("  \(it.description)")
-        for fault in it.faults { print("  \(fault)") }
-        if canary { print("  the canary was not noticed") }
-      }
       sums.messages += it.messages
       sums.delivered += it.delivered
       sums.excused += it.excused
       sums.packets += it.packets
       sums.retransmissions += it.retransmissions
       sums.time += it.virtualTime
+      let isWrong = canary ? it.faults.isEmpty && it.delivered == it.messages : !it.faults.isEmpty
+      return isWrong ? [it.description] + it.faults.map { "\($0)" } + (canary ? ["the canary was not noticed"] : []) : nil
     }
     print(
       "\(sums.messages) messages: \(sums.delivered) delivered, \(sums.excused) reported lost; \(sums.packets) packets, "
         + "\(sums.retransmissions) retransmissions, \(sums.time / 1_000_000_000) virtual seconds")
-    print("\(seeds - failed) passed, \(failed) failed")
-    if failed > 0 { throw ExitCode.failure }
+    try Seed.conclude(seeds, failed)
   }
 }
 
@@ -157,33 +171,24 @@ struct Daemons: ParsableCommand {
   @Flag(name: .long, help: "Print every run.") var verbose = false
 
   func run() throws {
-    let first = seed.value
-    print("seeds \(first)..\(first &+ UInt64(seeds) &- 1)")
-    var failed = 0
     var sums = (sent: 0, delivered: 0, lost: 0, frames: UInt64(0), time: UInt64(0))
-    for index in 0..<seeds {
-      let it = DaemonSwarm.run(seed: first &+ UInt64(index), canary: canary)
+    let failed = Seed.sweep(seeds, from: seed.value, replay: "daemons", canary.map { " --canary \($0.rawValue)" } ?? "") { seed in
+      let it = DaemonSwarm.run(seed: seed, canary: canary)
       if verbose { print("seed \(it.seed): \(it.delivered)/\(it.sent), \(it.lost) lost, \(it.frames) frames; \(it.description)") }
-      if it.faults.isEmpty != (canary != nil) {
-        sums.sent += it.sent
-        sums.delivered += it.delivered
-        sums.lost += it.lost
-        sums.frames += it.frames
-        sums.time += it.virtualTime
-        continue
+      if it.faults.isEmpty == (canary != nil) {
+        return [it.description] + it.faults.map { "\($0)" } + (it.faults.isEmpty ? ["the canary was not noticed"] : [])
       }
-      failed += 1
-      let canary = canary.map { " --canary \($0.rawValue)" } ?? ""
-      print("FAILED seed \(it.seed): replay with SEED=\(it.seed) machnet-simulate daemons --seeds 1 --verbose\(canary)")
-      print("  \(it.description)")
-      for fault in it.faults { print("  \(fault)") }
-      if it.faults.isEmpty { print("  the canary was not noticed") }
+      sums.sent += it.sent
+      sums.delivered += it.delivered
+      sums.lost += it.lost
+      sums.frames += it.frames
+      sums.time += it.virtualTime
+      return nil
     }
     print(
       "\(sums.sent) datagrams: \(sums.delivered) delivered, \(sums.lost) lost by sessions that died; \(sums.frames) frames, "
         + "\(sums.time / 1_000_000_000) virtual seconds")
-    print("\(seeds - failed) passed, \(failed) failed")
-    if failed > 0 { throw ExitCode.failure }
+    try Seed.conclude(seeds, failed)
   }
 }
 

@@ -187,25 +187,16 @@ extension OneAtATime {
     /// Some milliseconds apart: iperf3 takes for lost what comes after the end of its run, and a datagram that is lost and
     /// sent again is there before the next one. Not always, on a busy machine: then a second run has to show that none is.
     private func iperf3(_ bench: Bench) throws {
-      let first = try iperf3Run(bench)
+      func run(_ bench: Bench) throws -> IperfReport.Sum {
+        let sum = try IperfReport.run(bench, rate: "3M", seconds: 4)
+        #expect(sum.packets > 100, "\(sum)")
+        return sum
+      }
+      let first = try run(bench)
       if first.lost_packets == 0 { return }
       #expect(first.lost_packets == 1, "\(first)")
-      let second = try iperf3Run(bench)
+      let second = try run(bench)
       #expect(second.lost_packets == 0, "\(first) \(second)")
-    }
-
-    private func iperf3Run(_ bench: Bench) throws -> IperfReport.Sum {
-      let port = Bench.freshPort()
-      let server = try bench.server("iperf3", "-s", "-1", "-B", bench.address, "-p", "\(port)")
-      try server.waitBound(port, protocol: "tcp")
-      let result = try bench.client(
-        "iperf3", "-c", bench.address, "-p", "\(port)", "-u", "-b", "3M", "-l", "1448", "-t", "4", "-J"
-      ).wait(seconds: 40)
-      let report = try JSONDecoder().decode(IperfReport.self, from: Data(result.output.utf8))
-      let sum = try #require(report.end?.sum, "\(report.error ?? result.errors)")
-      #expect(sum.packets > 100, "\(sum)")
-      #expect(try server.wait(seconds: 10).status == 0)
-      return sum
     }
 
     @Test("mistakes have names and places")

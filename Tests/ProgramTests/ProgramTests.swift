@@ -85,18 +85,11 @@ extension OneAtATime {
     @Test("iperf3 -u", arguments: Topology.besideTCP)
     func iperf3(_ topology: Topology) throws {
       try withBench(topology, besideTCP: true) { bench in
-        let port = Bench.freshPort()
-        let server = try bench.server("iperf3", "-s", "-1", "-B", bench.address, "-p", "\(port)")
-        try server.waitBound(port, protocol: "tcp")
-        let result = try bench.client(
-          "iperf3", "-c", bench.address, "-p", "\(port)", "-u", "-b", "50M", "-l", "1448", "-t", "1", "-J"
-        ).wait(seconds: 30)
-        let report = try JSONDecoder().decode(IperfReport.self, from: Data(result.output.utf8))
-        let sum = try #require(report.end?.sum, "\(report.error ?? result.errors)")
+        let sum = try IperfReport.run(bench, rate: "50M", seconds: 1) { sum in
+          try bench.expectOnEngine(atLeast: (sum.packets - sum.lost_packets) * 9 / 10)
+        }
         #expect(sum.packets > 3000)
         #expect(sum.lost_percent < 5)
-        try bench.expectOnEngine(atLeast: (sum.packets - sum.lost_packets) * 9 / 10)
-        #expect(try server.wait(seconds: 10).status == 0)
       }
     }
 
@@ -263,6 +256,21 @@ struct IperfReport: Decodable {
   struct End: Decodable { let sum: Sum? }
   let end: End?
   let error: String?
+
+  /// iperf3 -u between the bench's two sides. `check` is called while the server may still be there.
+  static func run(_ bench: Bench, rate: String, seconds: Int, check: (Sum) throws -> Void = { _ in }) throws -> Sum {
+    let port = Bench.freshPort()
+    let server = try bench.server("iperf3", "-s", "-1", "-B", bench.address, "-p", "\(port)")
+    try server.waitBound(port, protocol: "tcp")
+    let result = try bench.client(
+      "iperf3", "-c", bench.address, "-p", "\(port)", "-u", "-b", rate, "-l", "1448", "-t", "\(seconds)", "-J"
+    ).wait(seconds: Double(seconds) + 30)
+    let report = try JSONDecoder().decode(IperfReport.self, from: Data(result.output.utf8))
+    let sum = try #require(report.end?.sum, "\(report.error ?? result.errors)")
+    try check(sum)
+    #expect(try server.wait(seconds: 10).status == 0)
+    return sum
+  }
 }
 
 /// Tests/Programs/NAME.c, compiled once per run of the tests.

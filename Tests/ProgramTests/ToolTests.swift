@@ -133,17 +133,30 @@ extension OneAtATime {
       }
     }
 
+    /// A sender and an echo server that keep a daemon busy, and top in a terminal that looks at it.
+    private func watched(_ daemon: Daemon, in bench: Bench) throws -> (port: Int, sender: Program, terminal: Program) {
+      let port = Bench.freshPort()
+      let server = try bench.server(Self.python, testProgram("blocking_echo.py"), "server", bench.address, "\(port)")
+      try server.waitBound(port)
+      let sender = try bench.client(Self.python, testProgram("steady_sender.py"), bench.address, "\(port)")
+      let terminal = try bench.start(
+        "terminal",
+        [Self.python, testProgram("in_a_terminal.py"), product("machnet"), "top", "--socket", daemon.socket.path, "--interval", "0.1"])
+      return (port, sender, terminal)
+    }
+
+    /// One line of top --json.
+    private func rates(_ daemon: Daemon, interval: String, in bench: Bench) throws -> [String: Any] {
+      let words = [product("machnet"), "top", "--socket", daemon.socket.path, "--once", "--json", "--interval", interval]
+      let text = try bench.start("top", words).wait(seconds: 10).output
+      return try #require(try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any], "\(text)")
+    }
+
     @Test("top in a terminal of 80x24, over a restart of the daemon")
     func top() throws {
       try withBench(.local) { bench in
         let daemon = try #require(bench.serverDaemon)
-        let port = Bench.freshPort()
-        let server = try bench.server(Self.python, testProgram("blocking_echo.py"), "server", bench.address, "\(port)")
-        try server.waitBound(port)
-        let sender = try bench.client(Self.python, testProgram("steady_sender.py"), bench.address, "\(port)")
-        let terminal = try bench.start(
-          "terminal",
-          [Self.python, testProgram("in_a_terminal.py"), product("machnet"), "top", "--socket", daemon.socket.path, "--interval", "0.1"])
+        let (port, sender, terminal) = try watched(daemon, in: bench)
         var seen = 0
         func see(_ text: String) throws {
           terminal.type("see \(text)")
@@ -171,10 +184,7 @@ extension OneAtATime {
         #expect(try terminal.wait(seconds: 20).output.hasSuffix("ended 0\n"))
         #expect(sender.isRunning)
 
-        let once = try bench.start("top", [product("machnet"), "top", "--socket", again.socket.path, "--once", "--json", "--interval", "0.2"])
-        let text = try once.wait(seconds: 10).output
-        let object = try #require(try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any])
-        #expect(Set(object.keys) == ["engines", "seconds", "sessions", "sockets"])
+        #expect(Set(try rates(again, interval: "0.2", in: bench).keys) == ["engines", "seconds", "sessions", "sockets"])
         let piped = try bench.start("top", [product("machnet"), "top", "--socket", again.socket.path]).wait(seconds: 10)
         #expect(piped.status == 1 && piped.errors.contains("needs a terminal"))
       }
@@ -184,25 +194,17 @@ extension OneAtATime {
     func topOfSessions() throws {
       try withBench(.sessions) { bench in
         let daemon = try #require(bench.clientDaemon)
-        let port = Bench.freshPort()
-        let server = try bench.server(Self.python, testProgram("blocking_echo.py"), "server", bench.address, "\(port)")
-        try server.waitBound(port)
-        let sender = try bench.client(Self.python, testProgram("steady_sender.py"), bench.address, "\(port)")
-        let terminal = try bench.start(
-          "terminal",
-          [Self.python, testProgram("in_a_terminal.py"), product("machnet"), "top", "--socket", daemon.socket.path, "--interval", "0.1"])
+        let (_, sender, terminal) = try watched(daemon, in: bench)
         for text in ["SESSION WITH", "\(bench.address) ", " open ", "sorted by traffic"] { terminal.type("see \(text)") }
         terminal.type("key q")
         terminal.type("end")
         #expect(try terminal.wait(seconds: 60).output == "seen\nseen\nseen\nseen\nended 0\n")
         #expect(sender.isRunning)
 
-        let once = try bench.start("top", [product("machnet"), "top", "--socket", daemon.socket.path, "--once", "--json", "--interval", "0.5"])
-        let text = try once.wait(seconds: 10).output
-        let object = try #require(try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any])
-        let session = try #require((object["sessions"] as? [[String: Any]])?.first, "\(text)")
+        let object = try rates(daemon, interval: "0.5", in: bench)
+        let session = try #require((object["sessions"] as? [[String: Any]])?.first, "\(object)")
         #expect(session["remote"] as? String == bench.address && session["state"] as? String == "open")
-        for key in ["smoothed_rtt_microseconds", "congestion_window", "tx"] { #expect(session[key] as? Double ?? 0 > 0, "\(key): \(text)") }
+        for key in ["smoothed_rtt_microseconds", "congestion_window", "tx"] { #expect(session[key] as? Double ?? 0 > 0, "\(key): \(object)") }
       }
     }
 
