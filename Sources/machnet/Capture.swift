@@ -26,21 +26,22 @@ struct Capture: ParsableCommand {
   @Option(name: .long, help: "Only frames from or to this IPv4 address.")
   var host: String?
 
-  @Option(name: .long, help: "Only UDP datagrams from or to this port.")
-  var port: UInt16 = 0
+  @Option(name: .long, help: "Only UDP datagrams from or to this port, 1...65535.")
+  var port: UInt16?
 
   @Option(name: .long, help: "Bytes of each frame to keep, 64...65535.")
   var snap: UInt16 = 65535
 
   @Option(name: [.customShort("c"), .long], help: "End after so many frames.")
-  var count = Int.max
+  var count: Int?
 
   @Option(name: .long, help: "End after so many seconds.")
   var seconds: Double?
 
   func validate() throws {
     guard snap >= 64 else { throw ValidationError("--snap: expected 64 to 65535 bytes") }
-    guard count > 0 else { throw ValidationError("--count: expected 1 or more") }
+    if port == 0 { throw ValidationError("--port: expected 1 to 65535") }
+    guard count ?? 1 > 0 else { throw ValidationError("--count: expected 1 or more") }
     if let host, IPv4Address(host) == nil { throw ValidationError("--host: expected an IPv4 address, found '\(host)'") }
     if let seconds, seconds <= 0 || seconds > 1e9 { throw ValidationError("--seconds: expected more than 0") }
   }
@@ -57,7 +58,7 @@ struct Capture: ParsableCommand {
     let reader: CaptureReader
     do {
       engines = try client.status().engines
-      reader = try CaptureReader(client, address: host.flatMap { IPv4Address($0)?.value } ?? 0, port: port, snap: snap)
+      reader = try CaptureReader(client, address: host.flatMap { IPv4Address($0)?.value } ?? 0, port: port ?? 0, snap: snap)
     } catch let error as SystemError {
       let why =
         switch error.code {
@@ -69,6 +70,7 @@ struct Capture: ParsableCommand {
       throw ExitCode.failure
     }
     var recorder = Recorder(reader: reader, engines: engines, snap: Int(snap), output: try openOutput())
+    let count = count ?? Int.max
     let limit = seconds.map { mn_linux_monotonic() + UInt64($0 * 1e9) }
     var isConnected = true
     do throws(Recorder.Ended) {
