@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the man pages of a command from its own --help: `manpages.py PROGRAM SECTION DIRECTORY`.
+"""Writes the man pages of a command from its own --help: `manpages.py PROGRAM SECTION DIRECTORY`; and that of the config
+from its reference: `manpages.py --config FILE DIRECTORY`.
 
 A command of Swift's ArgumentParser describes itself as JSON with --experimental-dump-help; each subcommand gets a page.
 """
@@ -72,14 +73,26 @@ def page(command, path, section, see):
     return "\n".join(text) + "\n"
 
 
+def config_page(reference):
+    with open(reference) as file:
+        text = file.read()
+    return "\n".join(['.TH "MACHNETD.YAML" 5 "" "Machnet" "Machnet"', ".SH NAME", "machnetd.yaml \\- the config of machnetd", ".SH DESCRIPTION",
+                      ".in 0", ".nf", roff(text.rstrip()), ".fi", ".in", ".SH SEE ALSO", ".BR machnetd (8),", ".BR machnet (1)"]) + "\n"
+
+
 def main():
+    if sys.argv[1] == "--config":
+        os.makedirs(sys.argv[3], exist_ok=True)
+        with open(os.path.join(sys.argv[3], "machnetd.yaml.5"), "w") as file:
+            file.write(config_page(sys.argv[2]))
+        return
     program, section, directory = sys.argv[1:]
     dump = subprocess.run([program, "--experimental-dump-help"], capture_output=True, text=True, check=True)
     command = json.loads(dump.stdout)["command"]
     name = command["commandName"]
     subs = [sub for sub in command.get("subcommands", []) if sub["commandName"] != "help"]
     command["subcommands"] = subs
-    pages = [("machnet", 1), ("machnetd", 8)] + [(f"{name}-{sub['commandName']}", section) for sub in subs]
+    pages = [("machnet", 1), ("machnetd", 8), ("machnetd.yaml", 5)] + [(f"{name}-{sub['commandName']}", section) for sub in subs]
     os.makedirs(directory, exist_ok=True)
     for entry, path in [(command, [name])] + [(sub, [name, sub["commandName"]]) for sub in subs]:
         with open(os.path.join(directory, f"{'-'.join(path)}.{section}"), "w") as file:

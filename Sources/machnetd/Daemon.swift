@@ -14,7 +14,7 @@ struct Daemon: ParsableCommand {
     abstract: "Serves UDP sockets of unmodified programs from user space.",
     discussion: """
       SIGHUP reads the flows of the config again; SIGTERM and SIGINT end the daemon, and programs go on through the \
-      kernel.
+      kernel. machnetd.yaml(5) has the keys of the config.
 
       Exit codes: 0 ended by a signal, or --check found nothing; 1 the config is wrong, or the daemon could not start; 64 the \
       command line is wrong.
@@ -47,7 +47,7 @@ struct Daemon: ParsableCommand {
     } catch {
       complain(error.description)
       if unsafe self.config == Self.defaultConfig && access(self.config, F_OK) != 0 {
-        complain("machnetd: --config names another file; README.md and machnetd(8) show what stands in one")
+        complain("machnetd: --config names another file; machnetd.yaml(5) shows what stands in one")
       }
       throw ExitCode.failure
     }

@@ -1,4 +1,5 @@
 import CMachnetABI
+import Foundation
 import MachnetChannel
 import MachnetEngine
 import Testing
@@ -49,6 +50,32 @@ func mistakes(_ yaml: String) -> [String] {
     #expect(config.flows.map(\.line) == [13, 14, 15])
     #expect(config.flows[0].local.description == "*:11211")
     #expect(config.flows[1].remote.description == "10.0.1.0/24:5000-5999")
+  }
+
+  /// Scripts/share/reference.yaml, which is also the manual's page.
+  private static let reference = URL(filePath: #filePath).deletingLastPathComponent()
+    .appending(path: "../../Scripts/share/reference.yaml").standardized
+
+  @Test func theReferenceHasTheDefaults() throws {
+    let config = try Config(yaml: String(contentsOf: Self.reference, encoding: .utf8), machine: smallMachine)
+    #expect(config.engine == Config.Engine() && config.control == Config.Control() && config.channel == Config.Channel())
+    #expect(config.waiting == Config.Waiting() && config.profiles == Config.Profile.builtIn && config.limits == Config.Limits())
+    #expect(config.transport == Config.Transport() && config.metrics == Config.Metrics())
+    #expect(config.interfaces.count == 1 && config.flows.count == 1)
+  }
+
+  @Test("the reference has every key that the reader takes", arguments: [
+    "zz: 1", "interfaces: [{ zz: 1 }]", "interfaces: [{ device: { zz: 1 } }]", "engine: { zz: 1 }", "control: { zz: 1 }", "waiting: { zz: 1 }",
+    "profiles: { a: { zz: 1 } }", "channel: { zz: 1 }", "limits: { zz: 1 }", "transport: { zz: 1 }", "metrics: { zz: 1 }", "flows: [{ zz: 1 }]",
+    "flows: [{ match: { zz: 1 }, path: kernel }]",
+  ])
+  func theReferenceIsWhole(_ yaml: String) throws {
+    let text = try String(contentsOf: Self.reference, encoding: .utf8)
+    let complaint = try #require(mistakes(yaml).first { $0.contains("found 'zz'") })
+    let match = try #require(complaint.firstMatch(of: #/error: expected (.*) in /#))
+    for key in match.1.replacing(" or ", with: ", ").split(separator: ", ") {
+      #expect(text.contains(try Regex("(^|[ #{])\(key):").anchorsMatchLineEndings()), "\(key)")
+    }
   }
 
   @Test("devices are named as DPDK names their ports", arguments: [

@@ -203,6 +203,8 @@ extension OneAtATime {
         let binaries = String(product("machnet").dropLast("/machnet".count))
         let done = try bench.start("install", [script, "--prefix", prefix, "--binaries", binaries]).wait(seconds: 60)
         #expect(done.status == 0, "\(done.errors)")
+        // What is tested here is linked to the toolchain's libraries, and it is seen. (Of its own build the script takes no such thing.)
+        #expect(done.output.contains("need Swift's libraries on the host:") && done.output.contains("libswiftCore.so"), "\(done.output)")
         // Again, over itself; and a wrong place is refused.
         #expect(try bench.start("install", [script, "--prefix=\(prefix)", "--binaries=\(binaries)"]).wait(seconds: 60).status == 0)
         #expect(try bench.start("install", [script, "--prefix", "relative"]).wait(seconds: 60).status == 2)
@@ -233,6 +235,9 @@ extension OneAtATime {
           let rendered = try bench.start("groff", ["groff", "-man", "-Tascii", "-P-cbou", "-ww", "\(prefix)/share/man/\(page)"]).wait(seconds: 10)
           #expect(rendered.status == 0 && rendered.errors == "" && ["SYNOPSIS", "EXIT STATUS"].allSatisfy(rendered.output.contains), "\(page): \(rendered.errors)")
         }
+
+        let keys = try bench.start("groff", ["groff", "-man", "-Tascii", "-P-cbou", "-ww", "\(prefix)/share/man/man5/machnetd.yaml.5"]).wait(seconds: 10)
+        #expect(keys.status == 0 && keys.errors == "" && keys.output.contains("max-channels-per-process: 64"), "\(keys.errors)")
 
         // The daemon needs no right at all for local flows.
         guard getuid() == 0 else { return }
