@@ -69,7 +69,7 @@ var process: ProcessPointer? {
 }
 
 /// The library's constructor: says hello to the daemon without waiting for its answer, so that a program that never
-/// opens a UDP socket pays for one connect and one send. Early, because the program may chroot, change its uid or
+/// opens a UDP socket, and has inherited none, pays for one connect, one send and a look at its descriptors. Early, because the program may chroot, change its uid or
 /// filter its system calls later.
 @c(mn_hook_start)
 public func start() {
@@ -91,6 +91,7 @@ public func start() {
   }
   unsafe Control.greet(process)
   unsafe mn_process_set(raw)
+  if unsafe process.pointee.control >= 0 { mn_each_inherited() }
 }
 
 /// Waiting options of one process (`machnet run --profile`). What is not understood is not obeyed.

@@ -6,9 +6,11 @@ import ShimChannel
 extension Socket {
   /// Asks the daemon for an endpoint for what the kernel has granted to the shadow `fd`.
   ///
-  /// - Parameter peer: the peer that the kernel could not connect the shadow to (an engine's network), or none.
+  /// - Parameters:
+  ///   - peer: the peer that the kernel could not connect the shadow to (an engine's network), or none.
+  ///   - onlyKnown: only where it has been on Machnet before, and something is left of that.
   /// - Returns: whether the socket is offloaded now.
-  static func attach(_ socket: SocketPointer, _ fd: Int32, peer: Name = .none) -> Bool {
+  static func attach(_ socket: SocketPointer, _ fd: Int32, peer: Name = .none, onlyKnown: Bool = false) -> Bool {
     guard let process = unsafe process, mn_is_at_home(), unsafe Lock.acquire(&process.pointee.lock) else { return false }
     defer { unsafe Lock.release(&process.pointee.lock) }
     if unsafe socket.pointee.isOffloaded { return true }
@@ -28,6 +30,7 @@ extension Socket {
       unsafe Control.fill(&request, kind: MN_REQUEST_OPEN, process)
       request.channel = unsafe channel.pointee.identifier
       request.token = unsafe channel.pointee.token
+      if onlyKnown { request.flags = UInt32(MN_OPEN_KNOWN) }
       if peer.port != 0 {
         request.flags = UInt32(MN_OPEN_PEER)
         request.peer = peer.mapped

@@ -289,26 +289,78 @@ public func socketMade(_ fd: Int32, _ domain: Int32, _ type: Int32, _ protocolNu
   defer { unsafe Lock.release(&process.pointee.lock) }
   guard unsafe Control.finishGreeting(process) else { return }
   unsafe Process.refreshMask(process)
-  guard unsafe process.pointee.mask.leadsToMachnet, unsafe Process.openTable(process), UInt32(bitPattern: fd) < mn_table_size(),
-    let socket = unsafe process.pointee.sockets.allocate()
-  else {
+  guard unsafe process.pointee.mask.leadsToMachnet, unsafe Socket.make(process, fd, domain) != nil else {
     unsafe mn_log(3, "socket %: no rule names this program", Int64(fd), 0)
     return
   }
-  let writer = unsafe socket.pointee.writer
-  let readers = unsafe socket.pointee.readers
-  unsafe socket.initialize(
-    to: Socket(
-      head: mn_head(), descriptors: 1, domain: domain, fd: fd, event: -1, kick: -1, waiters: 0, waiter: 0, hidden: -1, cookie: Socket.cookie(of: fd), undecided: true, watched: false, endpoint: nil, channel: nil, index: 0, home: 0, netns: 0,
-      engineLost: false, refused: false, refusedGeneration: 0, retired: .no, holdsBlock: false, hasOldInput: false, corked: false,
-      hasReceiveLimit: false, shut: 0, impatient: false, stamp: 0, local: .none, cached: .none, cachedLocal: .none,
-      cachedGeneration: process.pointee.generation, cachedToMachnet: false, cachedLossIsError: false, cachedFlags: 0, turn: 0, firstReader: 0, progress: 0,
-      progressHead: 0, watches: nil, writer: writer, readers: readers, next: nil))
-  unsafe socket.pointee.head.family = UInt32(bitPattern: domain)
-  unsafe socket.pointee.byShadow = true
-  unsafe socket.pointee.kind = Kind.socket
-  unsafe Socket.countWatched(socket)
-  _ = unsafe mn_table_set(fd, socket)
+}
+
+/// A descriptor that was open before the program began (exec), or that another process has passed to it: the socket may have
+/// been on Machnet, and have datagrams that nobody has received yet.
+@c(mn_hook_inherited)
+public func inherited(_ fd: Int32) {
+  guard let process = unsafe process, mn_is_at_home(), Socket.option(fd, MN_SO_TYPE) == Int32(MN_SOCK_DGRAM),
+    Socket.option(fd, MN_SO_PROTOCOL) == Int32(MN_IPPROTO_UDP), unsafe Lock.acquire(&process.pointee.lock)
+  else { return }
+  var made: SocketPointer?
+  if unsafe Control.finishGreeting(process) {
+    unsafe Process.refreshMask(process)
+    let cookie = Socket.cookie(of: fd)
+    var twin: SocketPointer?
+    unsafe process.pointee.sockets.forEach { if unsafe $0.pointee.cookie == cookie { unsafe twin = $0 } }
+    if let twin = unsafe twin {
+      if unsafe mn_table_set(fd, twin) { unsafe twin.pointee.descriptors &+= 1 }
+    } else {
+      unsafe made = Socket.make(process, fd, Socket.option(fd, MN_SO_DOMAIN))
+    }
+  }
+  unsafe Lock.release(&process.pointee.lock)
+  guard let socket = unsafe made, let directory = unsafe process.pointee.directory,
+    let local = unsafe Socket.kernelName(fd, socket.pointee.domain, peer: false), local.port != 0
+  else { return }
+  let isNamed =
+    if let peer = unsafe Socket.kernelName(fd, socket.pointee.domain, peer: true) {
+      unsafe Socket.ruleLeadsToMachnet(process, directory, local: local, remote: peer)
+    } else {
+      unsafe directory.rules(generation: process.pointee.generation).mayLeadToMachnet(
+        program: process.pointee.mask, localAddress: local.address, localPort: local.port)
+    }
+  // The last program may have set SO_RCVBUF (SOCK_RCVBUF_LOCK of Linux).
+  unsafe socket.pointee.hasReceiveLimit = Socket.option(fd, MN_SO_BUF_LOCK) & 2 != 0
+  _ = unsafe Socket.attach(socket, fd, onlyKnown: !isNamed)
+  unsafe Socket.decide(socket)
+}
+
+extension Socket {
+  static func option(_ fd: Int32, _ name: Int) -> Int32 {
+    var value: Int32 = 0
+    var length: UInt32 = 4
+    _ = unsafe mn_sys_getsockopt(fd, Int32(MN_SOL_SOCKET), Int32(name), &value, &length)
+    return value
+  }
+
+  /// Puts a socket into the table, on the kernel so far. The caller holds the process's lock.
+  @inline(never)
+  static func make(_ process: ProcessPointer, _ fd: Int32, _ domain: Int32) -> SocketPointer? {
+    guard unsafe Process.openTable(process), UInt32(bitPattern: fd) < mn_table_size(),
+      let socket = unsafe process.pointee.sockets.allocate()
+    else { return nil }
+    let writer = unsafe socket.pointee.writer
+    let readers = unsafe socket.pointee.readers
+    unsafe socket.initialize(
+      to: Socket(
+        head: mn_head(), descriptors: 1, domain: domain, fd: fd, event: -1, kick: -1, waiters: 0, waiter: 0, hidden: -1, cookie: Socket.cookie(of: fd), undecided: true, watched: false, endpoint: nil, channel: nil, index: 0, home: 0, netns: 0,
+        engineLost: false, refused: false, refusedGeneration: 0, retired: .no, holdsBlock: false, hasOldInput: false, corked: false,
+        hasReceiveLimit: false, shut: 0, impatient: false, stamp: 0, local: .none, cached: .none, cachedLocal: .none,
+        cachedGeneration: process.pointee.generation, cachedToMachnet: false, cachedLossIsError: false, cachedFlags: 0, turn: 0, firstReader: 0, progress: 0,
+        progressHead: 0, watches: nil, writer: writer, readers: readers, next: nil))
+    unsafe socket.pointee.head.family = UInt32(bitPattern: domain)
+    unsafe socket.pointee.byShadow = true
+    unsafe socket.pointee.kind = Kind.socket
+    unsafe Socket.countWatched(socket)
+    _ = unsafe mn_table_set(fd, socket)
+    return unsafe socket
+  }
 }
 
 /// The program is about to close `fd`.

@@ -5,6 +5,7 @@
 
 #include "trampoline.h"
 
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -61,7 +62,7 @@ SAME(AF_UNSPEC); SAME(AF_INET); SAME(AF_INET6); SAME(SOCK_DGRAM); SAME(SOCK_NONB
 SAME(IPPROTO_IP); SAME(IPPROTO_UDP); SAME(IPPROTO_IPV6); SAME(MSG_PEEK); SAME(MSG_DONTROUTE); SAME(MSG_CTRUNC); SAME(MSG_TRUNC);
 SAME(MSG_DONTWAIT); SAME(MSG_WAITALL); SAME(MSG_CONFIRM); SAME(MSG_ERRQUEUE); SAME(MSG_NOSIGNAL); SAME(MSG_WAITFORONE);
 SAME(MSG_CMSG_CLOEXEC); SAME(SOL_SOCKET); SAME(SO_ERROR); SAME(SO_REUSEPORT); SAME(SO_RCVTIMEO); SAME(SO_SNDTIMEO);
-SAME(SO_DOMAIN); SAME(SO_TYPE); SAME(SO_PROTOCOL); SAME(SO_TIMESTAMP); SAME(SO_TIMESTAMPNS); SAME(SO_RXQ_OVFL); SAME(SO_COOKIE);
+SAME(SO_DOMAIN); SAME(SO_BUF_LOCK); SAME(SO_TYPE); SAME(SO_PROTOCOL); SAME(SO_TIMESTAMP); SAME(SO_TIMESTAMPNS); SAME(SO_RXQ_OVFL); SAME(SO_COOKIE);
 SAME(IP_TOS); SAME(IP_TTL); SAME(IP_PKTINFO); SAME(IP_MTU_DISCOVER); SAME(IP_RECVTTL); SAME(IP_RECVTOS); SAME(IP_FREEBIND);
 SAME(IPV6_V6ONLY); SAME(IPV6_RECVPKTINFO); SAME(IPV6_PKTINFO); SAME(UDP_SEGMENT); SAME(UDP_GRO); SAME(IP_PMTUDISC_DO);
 SAME(EPERM); SAME(EINTR); SAME(EIO); SAME(EBADF); SAME(EAGAIN); SAME(ENOMEM); SAME(EFAULT); SAME(EINVAL); SAME(EPIPE);
@@ -99,6 +100,7 @@ void mn_hook_left(void *entry, int fd, bool restored);
 void mn_hook_cancelled(void *socket);
 void mn_hook_passing(void *entry, int fd);
 void mn_hook_exec(void);
+void mn_hook_inherited(int fd);
 void mn_hook_duplicated(void *entry, int from, int to);
 void mn_hook_flags_changed(void *entry, int fd);
 int mn_hook_fionread(void *entry, int fd, int *value);
@@ -451,6 +453,17 @@ int32_t mn_sys_connect_control(const char *path) {
     return (int32_t)result;
   }
   return (int32_t)fd;
+}
+
+void mn_each_inherited(void) {
+  char entries[1024] __attribute__((aligned(8)));
+  long directory = RAW(SYS_openat, AT_FDCWD, "/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0, 0, 0), length;
+  while ((length = RAW(SYS_getdents64, directory, entries, sizeof entries, 0, 0, 0)) > 0)
+    for (const char *at = entries; at < entries + length; at += ((const struct dirent64 *)at)->d_reclen) {
+      const char *name = ((const struct dirent64 *)at)->d_name;
+      if (*name != '.') mn_hook_inherited(atoi(name));
+    }
+  if (directory >= 0) RAW(SYS_close, directory, 0, 0, 0, 0, 0);
 }
 
 const char *mn_environment(const char *name) { return secure_getenv(name); }

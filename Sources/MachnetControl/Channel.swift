@@ -10,6 +10,7 @@ final class Channel {
   let token: UInt64
   /// The connection whose end is the channel's end.
   let owner: UInt64
+  let uid: UInt32
   let memory: SharedMemory
   /// One per engine, for an application to ring.
   let doorbells: [Descriptor]
@@ -42,9 +43,10 @@ final class Channel {
 
   /// - Parameter mayUseHugePages: a process that can write a channel can also punch holes into it, and touching a hole
   ///   when the pool of huge pages is empty kills the toucher, an engine. So only for those who may kill it anyway.
-  init(identifier: UInt32, owner: UInt64, shape: Shape, mayUseHugePages: Bool) throws(SystemError) {
+  init(identifier: UInt32, owner: UInt64, uid: UInt32, shape: Shape, mayUseHugePages: Bool) throws(SystemError) {
     self.identifier = identifier
     self.owner = owner
+    self.uid = uid
     self.shape = shape
     token = try randomWord()
     memory =
@@ -109,22 +111,22 @@ final class Channel {
     if touched { memory.punchHole(offset: rings.lowerBound, length: rings.upperBound - rings.lowerBound) }
   }
 
-  /// Datagrams in the RX rings of a block that no engine touches: information, because the application writes the heads.
-  func unread(_ index: UInt32) -> Int {
-    var count = 0
+  private func receiveRings(of index: UInt32) -> [UnsafeMutableRawPointer] {
     let rings = shape.rings(of: index)
-    for offset in shape.ringOffsets.dropFirst() {
-      var reader = unsafe RingReader(unsafe: memory.base + Int(rings.lowerBound + offset), capacity: shape.receiveRing)
-      // (A ring has no room for more records than lines; an application that writes on must not keep this thread.)
-      var lines = shape.receiveRing / UInt32(MN_RECORD_HEADER)
-      while lines > 0, case .record(let record) = reader.peek() {
-        reader.advance(record)
-        count += 1
-        lines -= 1
-      }
-    }
-    return count
+    return unsafe shape.ringOffsets.dropFirst().map { unsafe memory.base + Int(rings.lowerBound + $0) }
   }
+
+  /// The RX rings of a block that no engine touches.
+  func receiveReaders(of index: UInt32) -> [RingReader] {
+    unsafe receiveRings(of: index).map { unsafe RingReader(unsafe: $0, capacity: shape.receiveRing) }
+  }
+
+  func receiveWriters(of index: UInt32) -> [RingWriter] {
+    unsafe receiveRings(of: index).map { unsafe RingWriter(unsafe: $0, capacity: shape.receiveRing) }
+  }
+
+  /// Bytes.
+  var receiveCapacity: UInt32 { shape.receiveRing }
 
   /// What the application says about itself: never more than information.
   func stated(_ index: UInt32) -> mn_endpoint {

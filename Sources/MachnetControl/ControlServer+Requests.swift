@@ -87,18 +87,19 @@ extension ControlServer {
     _ request: mn_request, _ descriptor: Descriptor, _ channel: Channel, _ connection: Connection,
     _ reply: inout mn_reply
   ) throws(Refusal) -> Descriptor {
-    guard request.flags & ~UInt32(MN_OPEN_PEER | MN_OPEN_REUSEPORT) == 0 else { throw .lie }
+    guard request.flags & ~UInt32(MN_OPEN_PEER | MN_OPEN_REUSEPORT | MN_OPEN_KNOWN) == 0 else { throw .lie }
     let shadow = try ShadowSocket(descriptor: descriptor.number)
     if let known = endpointsByCookie[shadow.cookie] {
       guard known.reference.channel == channel.identifier else { throw Refusal(EEXIST) }
       fill(&reply, known)
       return known.event
     }
+    finishDeparture(of: shadow.cookie)
+    if request.flags & UInt32(MN_OPEN_KNOWN) != 0 && unclaimed.entries[shadow.cookie] == nil { throw Refusal(ENOENT) }
     let peer = request.flags & UInt32(MN_OPEN_PEER) != 0 ? try statedPeer(request) : shadow.peer
     let address = try grantedAddress(shadow, peer: peer)
     try checkClaim(shadow, address)
     guard endpointCount < config.channel.maximumEndpoints else { throw Refusal(ENFILE) }
-    finishDepartures()
     guard let index = channel.endpoints.firstIndex(where: { $0 == nil }).map(UInt32.init) else { throw Refusal(ENOSPC) }
     guard let event = try? Descriptor(mn_linux_eventfd(), "make an eventfd") else { throw Refusal(ENFILE) }
     guard let netnsIndex = netns.enter(shadow.netnsCookie) else { throw Refusal(ENFILE) }
@@ -111,6 +112,9 @@ extension ControlServer {
     channel.endpoints[Int(index)] = endpoint
     channel.prepare(index, generation: generation, homeEngine: endpoint.homeEngine)
     endpointCount += 1
+    if let datagrams = unclaimed.take(cookie: endpoint.cookie) {
+      counters.abandonedDatagrams += UInt64(channel.refill(index, datagrams))
+    }
     // The engines know the endpoint before any sender can find it.
     let opened = order { (engine) throws(EngineControl.Refusal) in
       try engine.openEndpoint(endpoint.reference, endpoint.identity)
@@ -118,6 +122,7 @@ extension ControlServer {
     guard opened, directory.enterLocal(endpoint.key) else {
       netns.leave(shadow.netnsCookie)
       endpointCount -= 1
+      // (What was moved into its rings is kept again once the engines have let go.)
       depart(endpoint, of: channel)
       throw Refusal(opened ? ENFILE : ENOBUFS)
     }
@@ -176,11 +181,7 @@ extension ControlServer {
     ticksToOrphans -= 1
     guard ticksToOrphans <= 0, endpointCount > 0 else { return }
     ticksToOrphans = min(60, 1 + endpointCount / 64)
-    let limit = 65536
-    if cookies.isEmpty { cookies = Array(repeating: 0, count: limit) }
-    let count = Int(unsafe mnc_udp_cookies(&cookies, Int32(limit)))
-    guard count >= 0 && count <= limit else { return }
-    let living = Set(cookies[..<count])
+    guard let living = livingCookies() else { return }
     for endpoint in Array(endpointsByCookie.values) where netns.isOwn(endpoint.netnsCookie) {
       endpoint.misses = living.contains(endpoint.cookie) ? 0 : endpoint.misses + 1
       guard endpoint.misses == 3 else { continue }

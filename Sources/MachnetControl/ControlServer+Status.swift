@@ -57,7 +57,11 @@ extension ControlServer {
     StatusReport(
       daemon: daemonStatus, engines: engines.map(status(of:)), interfaces: config.interfaces.map(status(of:)),
       processes: connections.sorted { $0.key < $1.key }.map(\.value).filter { !$0.program.isEmpty }.map(status(of:)),
-      sockets: sockets)
+      sockets: sockets,
+      unclaimed: unclaimed.entries.values.map {
+        StatusReport.UnclaimedStatus(
+          inode: $0.inode, program: $0.program, pid: Int($0.pid), datagrams: $0.datagrams.count, sinceSeconds: seconds(since: $0.since))
+      }.sorted { $0.inode < $1.inode })
   }
 
   private var daemonStatus: StatusReport.DaemonStatus {

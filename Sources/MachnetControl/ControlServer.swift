@@ -22,6 +22,7 @@ public final class ControlServer: @unchecked Sendable {
   var endpointsByCookie: [UInt64: Endpoint] = [:]
   var netns: NetworkNamespaces
   var counters = ControlCounters()
+  var unclaimed = Unclaimed()
   /// What engines are still letting go of.
   var departing: [Departure] = []
   var endpointCount = 0
@@ -123,6 +124,7 @@ public final class ControlServer: @unchecked Sendable {
       if now >= nextTick {
         directory.refreshHostAddresses()
         closeOrphans()
+        forgetUnclaimed()
         nextTick = now + 1_000_000_000
       }
       finishDepartures()
@@ -262,7 +264,7 @@ public final class ControlServer: @unchecked Sendable {
     let channel: Channel
     do throws(SystemError) {
       channel = try Channel(
-        identifier: nextChannel, owner: name, shape: Channel.Shape(config),
+        identifier: nextChannel, owner: name, uid: connection.uid, shape: Channel.Shape(config),
         mayUseHugePages: connection.uid == 0 || connection.uid == geteuid())
     } catch {
       log.warning("no channel for pid \(connection.pid): \(error)")
@@ -288,9 +290,6 @@ public final class ControlServer: @unchecked Sendable {
   func remove(_ identifier: UInt32) {
     guard let channel = channels.removeValue(forKey: identifier) else { return }
     connections[channel.owner]?.channels.remove(identifier)
-    for case let endpoint? in channel.endpoints where endpoint.isLeft {
-      counters.abandonedDatagrams += UInt64(channel.unread(endpoint.reference.index))
-    }
     unsafe mn_store_release_u32(channel.memory.base + Int(MN_OFFSET_CHANNEL_DAMAGED), 1)
     for case let endpoint? in channel.endpoints where endpointsByCookie[endpoint.cookie] === endpoint {
       channel.setState(endpoint.reference.index, .closed)
@@ -375,6 +374,8 @@ public final class ControlServer: @unchecked Sendable {
         } else {
           free(endpoint, of: departure.channel)
         }
+      } else {
+        keepUnread(of: departure.channel)
       }
       return true
     }
@@ -383,7 +384,7 @@ public final class ControlServer: @unchecked Sendable {
   /// The block may be another endpoint's. No engine knows this one any more.
   func free(_ endpoint: Endpoint, of channel: Channel) {
     let index = endpoint.reference.index
-    if endpoint.isLeft { counters.abandonedDatagrams += UInt64(channel.unread(index)) }
+    keepUnread(of: endpoint, in: channel)
     channel.reclaim(index)
     channel.setState(index, .free)
     channel.endpoints[Int(index)] = nil

@@ -128,6 +128,7 @@ extension StatusReport {
       text.list(CodingKeys.interfaces, interfaces) { $1.write(to: &$0) }
       text.list(CodingKeys.processes, processes) { $1.write(to: &$0) }
       text.list(CodingKeys.sockets, sockets) { $1.write(to: &$0) }
+      if let unclaimed { text.list(CodingKeys.unclaimed, unclaimed) { $1.write(to: &$0) } }
     }
     return text.string
   }
@@ -258,6 +259,18 @@ extension StatusReport.SocketStatus {
       text.field(CodingKeys.kernel, kernel.write)
       text.field(CodingKeys.drops, drops)
       text.field(CodingKeys.wakeups, wakeups)
+    }
+  }
+}
+
+extension StatusReport.UnclaimedStatus {
+  func write(to text: inout JSONText) {
+    text.object { text in
+      text.field(CodingKeys.inode, inode)
+      text.field(CodingKeys.program, program)
+      text.field(CodingKeys.pid, pid)
+      text.field(CodingKeys.datagrams, datagrams)
+      text.field(CodingKeys.sinceSeconds, sinceSeconds)
     }
   }
 }

@@ -10,9 +10,27 @@ public struct StatusReport: Decodable, Sendable {
   public var interfaces: [InterfaceStatus]
   public var processes: [ProcessStatus]
   public var sockets: [SocketStatus]
+  /// What was not received of endpoints that are no more, while their sockets live on in other programs: it goes to the next
+  /// program with the preload library that shows the socket. nil: of an older daemon.
+  public var unclaimed: [UnclaimedStatus]?
+
+  public struct UnclaimedStatus: Decodable, Sendable {
+    /// As /proc/PID/fd names the socket: `socket:[INODE]`.
+    public var inode: UInt64
+    /// Who had it.
+    public var program: String
+    public var pid: Int
+    public var datagrams: Int
+    /// How long it has been waiting.
+    public var sinceSeconds: Double
+
+    enum CodingKeys: String, CodingKey {
+      case inode, program, pid, datagrams, sinceSeconds = "since_seconds"
+    }
+  }
 
   enum CodingKeys: String, CodingKey {
-    case daemon, engines, interfaces, processes, sockets
+    case daemon, engines, interfaces, processes, sockets, unclaimed
   }
 
   public struct DaemonStatus: Decodable, Sendable {
@@ -30,8 +48,8 @@ public struct StatusReport: Decodable, Sendable {
     public var departing: Int
     /// Since the start.
     public var requests, refusedRequests, refusedConnections, disconnectedLiars, damagedChannels: UInt64
-    /// Since the start: what lay in the rings of sockets that went back to the kernel, and was never received (their
-    /// programs have become others by exec, or have closed them).
+    /// Since the start: what lay in the rings of sockets that went back to the kernel, and was never received (they were closed
+    /// before anybody did, or there was no room to keep it).
     public var abandonedDatagrams: UInt64
 
     enum CodingKeys: String, CodingKey {
@@ -207,13 +225,14 @@ public struct StatusReport: Decodable, Sendable {
 
   public init(
     daemon: DaemonStatus, engines: [EngineStatus], interfaces: [InterfaceStatus], processes: [ProcessStatus],
-    sockets: [SocketStatus]
+    sockets: [SocketStatus], unclaimed: [UnclaimedStatus]? = nil
   ) {
     self.daemon = daemon
     self.engines = engines
     self.interfaces = interfaces
     self.processes = processes
     self.sockets = sockets
+    self.unclaimed = unclaimed
   }
 }
 

@@ -122,12 +122,18 @@ extension Explain {
       explanation.reasons.append("a \(refusal.request) was refused \(ago(refusal.secondsAgo)): \(refusal.reason)")
     }
     for socket in process.sockets {
+      let left = (report?.unclaimed ?? []).first { $0.inode == socket.inode && $0.inode != 0 }
       let known = (report?.sockets ?? []).filter { $0.inode == socket.inode && $0.inode != 0 }
       if let known = known.first(where: { $0.pid == process.pid }) ?? known.first {
         explanation.sockets.append(onMachnet(socket, known, process.pid))
       } else {
         explanation.sockets.append(
           onKernel(socket, process, refusals.filter { $0.inode == socket.inode }, view, isAttached: !attached.isEmpty))
+      }
+      if let left {
+        explanation.sockets[explanation.sockets.count - 1].reasons.append(
+          "\(left.datagrams) datagrams that \(left.program) (pid \(left.pid)) did not receive wait with the daemon since "
+            + "\(ago(left.sinceSeconds)): only a program that starts with the preload library gets them")
       }
     }
     return explanation

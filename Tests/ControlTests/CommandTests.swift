@@ -121,7 +121,7 @@ private func write(_ text: String, to name: String) throws -> String {
     #expect(status == 0)
     #expect(try StatusReport(json: text).daemon.pid == Int(daemon.process.processIdentifier))
     let object = try #require(try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any])
-    #expect(Set(object.keys) == ["daemon", "engines", "interfaces", "processes", "sockets"])
+    #expect(Set(object.keys) == ["daemon", "engines", "interfaces", "processes", "sockets", "unclaimed"])
     let engine = try #require((object["engines"] as? [[String: Any]])?.first)
     #expect(engine["local_datagrams"] is Int && engine["rx_packets"] is Int)
     #expect(try run(["machnet", "status", "--socket", socket]).1.contains("SOCKETS: none"))

@@ -37,7 +37,8 @@ import Testing
         engine: StatusReport.Traffic(rx: StatusReport.Amount(datagrams: 11, bytes: 12), tx: StatusReport.Amount(datagrams: 13, bytes: 14)),
         kernel: StatusReport.Traffic(rx: StatusReport.Amount(datagrams: 15, bytes: 16), tx: StatusReport.Amount(datagrams: 17, bytes: 18)),
         drops: ["rx_ring_full": 19], wakeups: 20)
-    ])
+    ],
+    unclaimed: [StatusReport.UnclaimedStatus(inode: 1, program: "p", pid: 2, datagrams: 3, sinceSeconds: 4.5)])
 
   /// What a value holds, as JSON has it: by keys with underscores; what is nil is left out.
   private func tree(_ value: Any) -> Any? {
@@ -76,6 +77,7 @@ import Testing
     sparse.sockets[0].peer = nil
     sparse.sockets[0].ruleLine = nil
     sparse.sockets[0].drops = [:]
+    sparse.unclaimed = nil
     let read = try StatusReport(json: sparse.json)
     #expect(read.json == sparse.json && read.sockets[0].peer == nil && read.engines[0].cpu == nil)
   }

@@ -224,28 +224,44 @@ final class TestApplication {
 
   func block(_ index: UInt32) -> mn_endpoint { unsafe (base + Int(mn_endpoint_offset(index))).load(as: mn_endpoint.self) }
 
-  /// Datagrams in the RX ring of engine 0, as if it had delivered them.
-  func deliver(_ index: UInt32, count: Int) {
+  private func receiveRing(_ index: UInt32) -> UnsafeMutableRawPointer {
     let rings = mn_rings_offset(
       index, header.endpoint_capacity, header.engine_count, header.tx_capacity, header.rx_capacity)
-    let ring = unsafe base + Int(rings + mn_ring_stride(UInt64(header.tx_capacity)))
-    var writer = unsafe RingWriter(unsafe: ring, capacity: header.rx_capacity)
+    return unsafe base + Int(rings + mn_ring_stride(UInt64(header.tx_capacity)))
+  }
+
+  /// Datagrams in the RX ring of engine 0, as if it had delivered them.
+  func deliver(_ index: UInt32, count: Int, length: Int = 1000, seed: UInt8 = 0, flags: UInt16 = 0) {
+    var writer = unsafe RingWriter(unsafe: receiveRing(index), capacity: header.rx_capacity)
     for _ in 0..<count {
-      if let record = writer.reserve(1000) { writer.commit(record) }
+      guard let record = writer.reserve(length) else { continue }
+      unsafe record.header.pointee.flags = flags
+      unsafe UnsafeMutableRawBufferPointer(start: record.payload, count: length).initializeMemory(as: UInt8.self, repeating: seed)
+      writer.commit(record)
     }
     writer.publish()
   }
 
-  func unread(_ index: UInt32) -> Int {
-    let rings = mn_rings_offset(
-      index, header.endpoint_capacity, header.engine_count, header.tx_capacity, header.rx_capacity)
-    var reader = unsafe RingReader(unsafe: base + Int(rings + mn_ring_stride(UInt64(header.tx_capacity))), capacity: header.rx_capacity)
+  func unread(_ index: UInt32) -> Int { receiveAll(index, publishing: false) }
+
+  /// Takes what is in that ring.
+  @discardableResult
+  func receiveAll(_ index: UInt32, publishing: Bool = true, _ body: (Record) -> Void = { _ in }) -> Int {
+    var reader = unsafe RingReader(unsafe: receiveRing(index), capacity: header.rx_capacity)
     var count = 0
     while case .record(let record) = reader.peek() {
+      body(record)
       reader.advance(record)
       count += 1
     }
+    if publishing { reader.publish() }
     return count
+  }
+
+  /// The first record in that ring gets a length that no ring can hold.
+  func damage(_ index: UInt32) {
+    var reader = unsafe RingReader(unsafe: receiveRing(index), capacity: header.rx_capacity)
+    if case .record(let record) = reader.peek() { unsafe record.header.pointee.length = .max }
   }
 
   /// A TX tail that no ring can have, and the bit that has the engine look at it.

@@ -125,6 +125,33 @@ extension OneAtATime {
       }
     }
 
+    @Test("exec: the next program finds what the last one did not receive, and its socket on Machnet")
+    func exec() throws {
+      try withBench(.local) { bench in
+        try agrees(bench, [try host(), "exec"], engine: 103)
+        let after = try #require(bench.serverDaemon).status(in: bench)
+        #expect(after.unclaimed.isEmpty && after.daemon.abandonedDatagrams == 0)
+      }
+    }
+
+    @Test("exec of a program that cannot be intercepted: what was unread is explained while it waits, and counted in the end")
+    func execWithoutPreload() throws {
+      try withBench(.local) { bench in
+        let daemon = try #require(bench.serverDaemon)
+        let program = try bench.server(try host(), "hand", try host("static", "-static", "-no-pie"), "many", "1")
+        try waitUntil("the other program") { program.output == "ok 1\n" }
+        #expect(try daemon.status(in: bench).unclaimed.map(\.datagrams) == [3])
+        let explained = try bench.start("explain", [product("machnet"), "explain", "--pid", "\(program.pid)"]).wait(seconds: 10)
+        #expect(explained.output.contains("3 datagrams that host (pid \(program.pid)) did not receive wait with the daemon"), "\(explained.output)")
+        program.type("end")
+        #expect(try program.wait(seconds: 10).status == 0)
+        try waitUntil("the daemon forgets them") {
+          let status = try daemon.status(in: bench)
+          return status.unclaimed.isEmpty && status.daemon.abandonedDatagrams == 3
+        }
+      }
+    }
+
     #if arch(x86_64)
     @Test("a 32-bit program is started without the preload, and the loader has nothing to say (case 57)",
       .enabled(if: exists("/lib/ld-linux.so.2"), "no 32-bit loader: Scripts/setup installs it"))

@@ -20,8 +20,16 @@ struct Status: Decodable {
     let localDatagrams, rxPackets, txPackets: Int
     let drops, transport: [String: Int]
   }
+  struct DaemonStatus: Decodable {
+    let abandonedDatagrams: Int
+  }
+  struct Unclaimed: Decodable {
+    let datagrams: Int
+  }
+  let daemon: DaemonStatus
   let sockets: [Socket]
   let engines: [Engine]
+  let unclaimed: [Unclaimed]
 
   init(json: String) throws {
     let decoder = JSONDecoder()

@@ -6,6 +6,8 @@
 //   host many COUNT            COUNT sockets, each sends to the next; waits for a line on its input
 //   host leave DIRECTORY UID   chroot and another user after its start, then old and new sockets
 //   host filtered HOW          a seccomp filter that refuses what only the shim needs: errno|trap, then old and new sockets
+//   host exec                  becomes itself by exec with three datagrams unread, and goes on with the socket
+//   host hand PROGRAM...       becomes another program with three datagrams unread
 //   host outlive               waits for a line, then sends, also from a destructor after exit
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -200,6 +202,37 @@ static int filtered(bool trap) {
   return 0;
 }
 
+// ---------------------------------------------------------------------------------------------------------- exec
+
+static int with_unread(void) {
+  struct sockaddr_in at;
+  int fd = bound(&at);
+  for (long i = 0; i < 3; i++) send_number(fd, &at, i);
+  return fd;
+}
+static int become_itself(const char *inherited) {
+  if (!inherited) {
+    char number[16];
+    snprintf(number, sizeof number, "%d", with_unread());
+    execl("/proc/self/exe", "host", "exec", number, (char *)NULL);
+    fail("exec");
+  }
+  int fd = atoi(inherited);
+  struct sockaddr_in at;
+  socklen_t length = sizeof at;
+  if (getsockname(fd, (void *)&at, &length) != 0) fail("what was inherited");
+  for (long i = 0; i < 3; i++) expect_number(fd, i);
+  for (long i = 0; i < 100; i++) send_number(fd, &at, i), expect_number(fd, i);
+  puts("ok");
+  return 0;
+}
+static int hand(char **words) {
+  with_unread();
+  execv(words[0], words);
+  fail(words[0]);
+  return 1;
+}
+
 // ---------------------------------------------------------------------------------------------------------- the end
 
 static int last = -1;
@@ -232,6 +265,8 @@ int main(int count, char **words) {
   if (!strcmp(mode, "many")) return many(number);
   if (!strcmp(mode, "leave") && count == 4) return leave(words[2], (uid_t)atoi(words[3]));
   if (!strcmp(mode, "filtered")) return filtered(count > 2 && !strcmp(words[2], "trap"));
+  if (!strcmp(mode, "exec")) return become_itself(words[2]);
+  if (!strcmp(mode, "hand") && count > 2) return hand(words + 2);
   if (!strcmp(mode, "outlive")) return outlive();
   fprintf(stderr, "host: what?\n");
   return 2;

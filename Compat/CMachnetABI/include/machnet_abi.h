@@ -22,7 +22,7 @@
 #endif
 
 #define MN_MAGIC 0x4d4e4554u /* "MNET" */
-#define MN_ABI_VERSION 1u
+#define MN_ABI_VERSION 2u
 #define MN_CACHE_LINE 64u
 #define MN_PAGE 4096u
 
@@ -315,6 +315,7 @@ enum {
 enum {
   MN_OPEN_PEER = 1,        /* peer/peer_port are set: the kernel could not connect the shadow itself */
   MN_OPEN_REUSEPORT = 2,
+  MN_OPEN_KNOWN = 8, /* only if the socket has had an endpoint, and datagrams of that are left; else ENOENT */
   MN_CLOSE_KEEPING = 4, /* the block stays the application's until it closes it again, or the channel ends */
 };
 

@@ -57,7 +57,7 @@ enum {
   MN_MSG_CMSG_CLOEXEC = 0x40000000, MN_MSG_OOB = 0x1, MN_MSG_PROBE = 0x10, MN_MSG_MORE = 0x8000, MN_MSG_SENDPAGE_NOTLAST = 0x20000,
   MN_MSG_ZEROCOPY = 0x4000000,
   MN_SOL_SOCKET = 1, MN_SO_ERROR = 4, MN_SO_REUSEPORT = 15, MN_SO_RCVTIMEO = 20, MN_SO_SNDTIMEO = 21,
-  MN_SO_DOMAIN = 39, MN_SO_TYPE = 3, MN_SO_PROTOCOL = 38, MN_SO_TIMESTAMP = 29, MN_SO_TIMESTAMPNS = 35, MN_SO_RXQ_OVFL = 40, MN_SO_COOKIE = 57,
+  MN_SO_DOMAIN = 39, MN_SO_BUF_LOCK = 72, MN_SO_TYPE = 3, MN_SO_PROTOCOL = 38, MN_SO_TIMESTAMP = 29, MN_SO_TIMESTAMPNS = 35, MN_SO_RXQ_OVFL = 40, MN_SO_COOKIE = 57,
   MN_IP_TOS = 1, MN_IP_TTL = 2, MN_IP_PKTINFO = 8, MN_IP_MTU_DISCOVER = 10, MN_IP_RECVTTL = 12, MN_IP_RECVTOS = 13,
   MN_IP_FREEBIND = 15, MN_IPV6_V6ONLY = 26, MN_IPV6_RECVPKTINFO = 49, MN_IPV6_PKTINFO = 50, MN_UDP_CORK = 1, MN_UDP_SEGMENT = 103, MN_UDP_GRO = 104,
   MN_IP_PMTUDISC_DO = 2,
@@ -275,6 +275,8 @@ uint32_t mn_sys_descriptor_limit(void);
 uint32_t mn_sys_descriptor_soft_limit(void);
 /// Connects a SOCK_SEQPACKET socket to `path`; close-on-exec; negative errno on failure.
 int32_t mn_sys_connect_control(const char *path);
+/// Shows mn_hook_inherited each descriptor that is open.
+void mn_each_inherited(void);
 /// The value of an environment variable; NULL in a secure-execution process (setuid) or when unset.
 const char *mn_environment(const char *name);
 /// File name of the executable, and the name it was called by; NUL-terminated in buffers of MN_PROGRAM_MAX bytes.

@@ -596,6 +596,77 @@ CASE(exec_inherits, "exec: the new program has the socket, and what arrives from
   }
 }
 
+// descriptors --inherit FD UP COUNT WAITING: a program that was started with a socket. It takes `WAITING` datagrams that must be
+// there, tells UP, and then receives until it has COUNT.
+__attribute__((constructor)) static void inherit(int count, char **words) {
+  if (count != 6 || strcmp(words[1], "--inherit")) return;
+  int fd = atoi(words[2]), up = atoi(words[3]), all = atoi(words[4]), waiting = atoi(words[5]);
+  for (int i = 0; i < all; i++) {
+    if (i == waiting && write(up, "r", 1) != 1) _exit(1);
+    struct pollfd entry = {.fd = fd, .events = POLLIN};
+    int polled = poll(&entry, 1, i < waiting ? 0 : 5000);
+    struct sockaddr_in from = {0};
+    socklen_t length = sizeof from;
+    ssize_t n = recvfrom(fd, content, sizeof content, MSG_DONTWAIT, (void *)&from, &length);
+    printf("    poll %d %#x, %zd bytes, %s, name of %u bytes\n", polled, entry.revents, n,
+           n > 0 ? identify(content, (size_t)n) : n < 0 ? strerrorname_np(errno) : "", length);
+    fflush(stdout);
+    // The sender is who it was.
+    if (n > 0 && i >= waiting && sendto(fd, content, (size_t)n, 0, (void *)&from, length) != n) printf("    no answer\n");
+  }
+  ssize_t n = recv(fd, content, sizeof content, MSG_DONTWAIT);
+  printf("    then %zd, %s\n", n, n < 0 ? strerrorname_np(errno) : "");
+  fflush(stdout);
+  _exit(0);
+}
+static void become_heir(int fd, int up, int all, int waiting) {
+  char words[4][16];
+  int values[] = {fd, up, all, waiting};
+  for (int i = 0; i < 4; i++) snprintf(words[i], sizeof words[i], "%d", values[i]);
+  execl("/proc/self/exe", "descriptors", "--inherit", words[0], words[1], words[2], words[3], (char *)NULL);
+  _exit(1);
+}
+static void await(int fd) {
+  char byte;
+  if (read(fd, &byte, 1) != 1) give_up("the other program");
+}
+
+CASE(exec_unread, "exec: what was unread goes along, in order; the socket goes on with what arrives then") {
+  for (int how = 0; how < 3; how++) {
+    int b = udp("b"), up[2], down[2];
+    if (pipe(up) != 0 || pipe(down) != 0) give_up("pipe");
+    pid_t child = fork();
+    if (child == 0) {
+      int a = udp("a");
+      // Twice the same socket (inetd has it as 0 and 1), and a limit of its own.
+      if (how == 1) dup2(a, 150);
+      int room = 30000;
+      if (how == 2 && setsockopt(a, SOL_SOCKET, SO_RCVBUF, &room, sizeof room) != 0) _exit(1);
+      uint16_t port = port_of(a);
+      if (write(up[1], &port, sizeof port) != sizeof port) _exit(1);
+      await(down[0]);
+      settle(a);
+      become_heir(how == 1 ? 150 : a, up[1], 5, 3);
+    }
+    uint16_t port = 0;
+    if (read(up[0], &port, sizeof port) != sizeof port) give_up("the child");
+    for (unsigned i = 1; i <= 3; i++) send_to_port(b, -1, port, i);
+    wait_sent(b);
+    if (write(down[1], "g", 1) != 1) give_up("write");
+    await(up[0]);
+    know(port, "a");
+    int status = 0;
+    for (unsigned i = 4; i <= 5; i++) {
+      send_to_port(b, -1, port, i);
+      if (i == 5) waitpid(child, &status, 0);
+      settle(b);
+      show_recv("answer", b, 100, 0);
+    }
+    say("  exit status %d", WEXITSTATUS(status));
+    close(up[0]), close(up[1]), close(down[0]), close(down[1]);
+  }
+}
+
 CASE(fork_exec, "a forked child that execs has no part in the parent's socket") {
   int a = udp("a"), b = udp("b");
   uint16_t port = port_of(a);
