@@ -36,6 +36,8 @@ class Workload:
     binds = False       # the client can bind `client_address`, if that is set
     client_address = None
     polling_option = [] # makes the program poll instead of sleep: the kernel's best shot
+    needs = []          # programs
+    latency_label = "RTT/2, us"
 
     def prepare(self, lab, address):
         pass
@@ -43,6 +45,7 @@ class Workload:
 
 class SockperfPingPong(Workload):
     name, program, writes_log, binds = "sockperf-pp", "sockperf", True, True
+    needs = ["sockperf"]
     # sockperf prints half of the round trip as the latency; so do we.
     metrics = [("p50 RTT/2", "us", "lower"), ("p99 RTT/2", "us", "lower")]
     polling_option = ["--nonblocked"]
@@ -86,6 +89,7 @@ class SockperfThroughput(SockperfPingPong):
 
 class Iperf3(Workload):
     name, program, port, protocol = "iperf3", "iperf3", 25201, "tcp"
+    needs = ["iperf3"]
     needs_tcp = closes = True
     metrics = [("delivered", "Mbit/s", "higher")]
 
@@ -109,6 +113,7 @@ class Echoes(Workload):
     """Many on their way at once. A server sends back what comes in, until it is killed."""
 
     name, program, port, binds = "echoes", "udp-echoes", 21311, True
+    needs = ["cc"]
     size, window = 64, 32
     metrics = [("echoes", "1/s", "higher")]
     rate = "rate"
@@ -132,6 +137,7 @@ class LargeEchoes(Echoes):
 
 class Memcached(Workload):
     name, program, port = "memcached", "memcached", 21211
+    needs = ["memcached", "cc"]
     metrics = [("gets", "1/s", "higher")]
 
     def server(self, address):
@@ -147,6 +153,7 @@ class Memcached(Workload):
 
 class Nsd(Workload):
     name, program, port = "nsd", "nsd", 25353
+    needs = ["nsd", "dnsperf"]
     metrics = [("queries", "1/s", "higher")]
 
     def prepare(self, lab, address):
@@ -199,7 +206,7 @@ zone:
 class Custom(Workload):
     """A server and a client from the command line. {address}, {port} and {seconds} are filled in."""
 
-    name, counts = "custom", False
+    name, counts, latency_label = "custom", False, "response on the wire, us"
 
     def __init__(self, server, client, port, metrics, others=()):
         """`metrics`: as --metric says them; `others`: (name, unit, better) of what somebody else measures."""
@@ -208,6 +215,7 @@ class Custom(Workload):
         self.program = os.path.basename(self._server[0])
         self.patterns = {}
         self.metrics = list(others)
+        self.writes_log = bool(others)
         for metric in metrics or ([] if others else ["run time:s:lower:"]):
             try:
                 name, unit, better, pattern = metric.split(":", 3)

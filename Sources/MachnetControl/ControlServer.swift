@@ -221,7 +221,7 @@ public final class ControlServer: @unchecked Sendable {
         reply.size = UInt64(text.utf8.count)
         descriptors = [memory]
       }
-      counters.refusedRequests += 1
+      if !isOrdinary(error, Int(reply.kind)) { counters.refusedRequests += 1 }
       log.debug("request \(reply.kind) of pid \(connection.pid) is refused with errno \(error.code)")
     }
     // Nobody waits for an answer to a close; and a status takes its time.
@@ -393,6 +393,12 @@ public final class ControlServer: @unchecked Sendable {
 
 /// What a client can bring about at will is logged the 1st, 2nd, 4th, 8th... time; the counters have the rest.
 private func isWorthALine(_ count: UInt64) -> Bool { count.nonzeroBitCount == 1 }
+
+/// A refusal of every day: the channel is full, and the client opens another one; or there was no endpoint to take over, and
+/// nothing was asked for.
+func isOrdinary(_ refusal: Refusal, _ kind: Int) -> Bool {
+  kind == MN_REQUEST_OPEN && (refusal.code == ENOSPC || refusal.code == ENOENT)
+}
 
 /// One client.
 final class Connection {

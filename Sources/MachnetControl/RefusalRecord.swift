@@ -24,8 +24,7 @@ struct RefusalRecord {
     case MN_REQUEST_CHANNEL: request = "channel"
     default: return nil
     }
-    // A full channel: the client opens another one. No endpoint to take over: nothing was asked for.
-    if kind == MN_REQUEST_OPEN && (refusal.code == ENOSPC || refusal.code == ENOENT) { return nil }
+    if isOrdinary(refusal, kind) { return nil }
     code = refusal.code
     reason = Self.words(refusal.code, kind)
     self.inode = inode

@@ -236,6 +236,10 @@ private func readable(_ explanation: ProcessExplanation, all: Bool) -> String {
   let attached = explanation.attachedSeconds.map { "attached for \(duration($0)) to \(explanation.daemon)" }
   var lines = ["process \(explanation.pid), \(explanation.executable): \(attached ?? "not attached to a daemon")"]
   for reason in explanation.reasons { lines.append("  \(reason)") }
+  let datagrams = explanation.sockets.filter { ($0.proto ?? "UDP").hasPrefix("UDP") }
+  if explanation.hasPreload != nil && !datagrams.isEmpty {
+    lines.append("\(datagrams.count { $0.path == "machnet" }) of \(counted(datagrams.count, "UDP socket")) on Machnet")
+  }
   let shown = explanation.sockets.filter { all || ($0.proto ?? "UDP").hasPrefix("UDP") }
   for socket in shown {
     let name = [socket.proto ?? "socket", socket.local, socket.peer.map { "-> \($0)" }].compactMap { $0 }.joined(separator: " ")

@@ -89,6 +89,8 @@ import Testing
         unsafe endpoint.pointee.rx_wait = 1
         try application.close(0)
       }
+      // A full channel is no trouble that a person is to be told of.
+      #expect(try daemon.status().daemon.refusedRequests == 0)
     }
   }
 

@@ -80,6 +80,8 @@ extension OneAtATime {
           "explain", [product("machnet"), "explain", "--socket", daemon.socket.path, "--remote", "127.0.0.1:\(port)"]).wait(seconds: 10).output
         #expect(flow.contains("machnet (udp)") && flow.contains("rules of generation 1"), "\(flow)")
 
+        let all = try bench.start("explain", [product("machnet"), "explain", "--pid", "\(program.pid)"]).wait(seconds: 10).output
+        #expect(all.contains("\n2 of 7 UDP sockets on Machnet\n"), "\(all)")
         // Another user may look at the daemon, and not at the process.
         if isRoot {
           try FileManager.default.setAttributes([.posixPermissions: 0o666], ofItemAtPath: daemon.socket.path)
