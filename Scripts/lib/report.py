@@ -56,6 +56,16 @@ def quoted(text):
     return "'" + text.replace("'", "''") + "'"
 
 
+def ticks(top):
+    """From 0 to `top` in round steps, for gnuplot, whose own formats make 1k of 1,200 and of 1,400."""
+    if top <= 0:
+        return "0"
+    power = 10 ** math.floor(math.log10(top / 4))
+    step = next(power * factor for factor in (1, 2, 5, 10) if top / (power * factor) <= 7)
+    unit, letter = next(((unit, letter) for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if top >= unit), (1, ""))
+    return ", ".join(f"'{i * step / unit:g}{letter if i else ''}' {i * step:g}" for i in range(int(top / step * 1.12) + 1))
+
+
 def bars(row, number):
     """The medians of one row."""
     values = [("kernel", row["kernel"], 0x4477AA), ("kernel best", row["kernel_best"], 0x4477AA), ("Machnet", row["machnet"], 0xCC3311)]
@@ -67,7 +77,7 @@ set yrange [0:*]
 set offsets 0, 0, graph 0.12, 0
 set boxwidth 0.6
 set style fill solid 0.8
-set format y '%.0s%c'
+set ytics ({ticks(max(value for _, value, _ in values))})
 unset key
 plot '-' using 0:2:3:xtic(1) with boxes lc rgb variable, '' using 0:2:4 with labels offset 0,0.6
 {data}{data}""", number)
@@ -94,7 +104,7 @@ def lines(drawn, number):
     data = "".join("".join(f"{x} {y}\n" for x, y in points) + "e\n" for _, points in series)
     return gnuplot(f"""set terminal svg size 640,400 font 'sans,11' noenhanced
 set title {quoted(drawn["title"])}
-set xlabel {quoted(drawn["x_label"])} offset 0,0.4
+set xlabel {quoted(drawn["x_label"])} offset 0,0.8
 set ylabel {quoted(drawn["y_label"])}
 set logscale x
 {axes}

@@ -39,6 +39,35 @@ import Testing
   }
 }
 
+/// Its axes.
+@Suite struct AxesOfTheReport {
+  @Test("ticks are round, tell themselves apart, and reach the top")
+  func ticks() throws {
+    let process = Process()
+    let pipe = Pipe()
+    process.executableURL = URL(filePath: "/usr/bin/python3")
+    process.arguments = [
+      "-c",
+      """
+      import re, sys
+      sys.path.insert(0, sys.argv[1])
+      from report import ticks
+      print(ticks(1411))
+      for top in [10 ** (i / 7) for i in range(-21, 70)]:
+          found = re.findall(r"'(\\S+)' ([0-9.e+-]+)", ticks(top))
+          values = [float(value) for _, value in found]
+          if not 4 <= len(found) <= 9 or len({label for label, _ in found}) != len(found) or not 0.6 * top < values[-1] <= 1.12 * top:
+              print(top, found)
+      """, repository.appending(path: "Scripts/lib").path,
+    ]
+    process.standardOutput = pipe
+    try process.run()
+    let output = String(decoding: try pipe.fileHandleForReading.readToEnd() ?? Data(), as: UTF8.self)
+    process.waitUntilExit()
+    #expect(output == "'0' 0, '0.5k' 500, '1k' 1000, '1.5k' 1500\n")
+  }
+}
+
 extension OneAtATime {
   /// The page of Scripts/ab --report, as a browser shows it.
   @Suite(
