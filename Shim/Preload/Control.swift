@@ -62,7 +62,7 @@ enum Control {
     if unsafe !process.pointee.greeting { return true }
     unsafe process.pointee.greeting = false
     var answer = Answer()
-    guard unsafe receive(process.pointee.control, &answer, sequence: process.pointee.sequence) else {
+    guard unsafe receive(process.pointee.control, &answer, sequence: process.pointee.sequence) > 0 else {
       unsafe lose(process)
       return false
     }
@@ -91,6 +91,7 @@ enum Control {
   /// The connection is of no use any more.
   static func lose(_ process: ProcessPointer) {
     unsafe process.pointee.greeting = false
+    unsafe process.pointee.unanswered = 0
     unsafe Process.drop(&process.pointee.control)
   }
 
@@ -102,22 +103,72 @@ enum Control {
     request.sequence = unsafe process.pointee.sequence
   }
 
+  /// How long an answer is waited for, ns: what the connection's socket says.
+  private static var patience: UInt64 { 500_000_000 }
+  /// When a daemon that leaves a question without an answer is taken for lost, ns.
+  private static var abandonment: UInt64 { 5_000_000_000 }
+
   /// Sends `request` and waits for its answer. The caller holds the process's lock.
   ///
-  /// - Returns: 0 or the errno value that the daemon answered; nil when the daemon is gone.
+  /// A daemon that does not answer in time is only slow: its engines have our datagrams, so everything stays as it is. It is asked
+  /// nothing more until the answer is there (`hasCaughtUp`).
+  ///
+  /// - Parameter socket: what the question is about.
+  /// - Returns: 0 or the errno value that the daemon answered; nil when it is slow or gone.
+  @inline(never)
   static func exchange(
-    _ process: ProcessPointer, _ request: inout mn_request, passing fd: Int32, _ answer: inout Answer
+    _ process: ProcessPointer, _ request: inout mn_request, passing fd: Int32, _ answer: inout Answer, for socket: SocketPointer?
   ) -> Int32? {
-    guard unsafe send(process.pointee.control, &request, passing: fd),
-      unsafe receive(process.pointee.control, &answer, sequence: request.sequence)
-    else {
+    guard unsafe hasCaughtUp(process) else { return nil }
+    let now = mn_sys_nanoseconds()
+    request.deadline = now &+ patience
+    let result = unsafe send(process.pointee.control, &request, passing: fd)
+      ? receive(process.pointee.control, &answer, sequence: request.sequence) : 0
+    if result > 0 { return answer.reply.status }
+    if result == -Int64(MN_EAGAIN) {
+      unsafe mn_log(2, "the daemon is slow", 0, 0)
+      unsafe process.pointee.unanswered = request.sequence
+      unsafe process.pointee.unansweredSince = now
+      unsafe process.pointee.unansweredSocket = socket
+      unsafe Loss.postpone(process)
+    } else {
       unsafe Loss.all(process)
-      return nil
     }
-    return answer.reply.status
+    return nil
   }
 
-  static func send(_ socket: Int32, _ request: inout mn_request, passing fd: Int32) -> Bool {
+  /// Takes the answer that a slow daemon owes, if it is there by now. The caller holds the process's lock.
+  ///
+  /// - Returns: whether the daemon may be asked something.
+  @inline(never)
+  static func hasCaughtUp(_ process: ProcessPointer) -> Bool {
+    if unsafe process.pointee.unanswered == 0 { return true }
+    var answer = Answer()
+    defer { answer.discard() }
+    let result = unsafe receive(
+      process.pointee.control, &answer, sequence: process.pointee.unanswered, flags: Int32(MN_MSG_DONTWAIT))
+    if result == -Int64(MN_EAGAIN) {
+      unsafe Loss.postpone(process)
+      if unsafe mn_sys_nanoseconds() &- process.pointee.unansweredSince > abandonment { unsafe Loss.all(process) }
+      return false
+    }
+    if result <= 0 {
+      unsafe Loss.all(process)
+      return false
+    }
+    unsafe process.pointee.unanswered = 0
+    guard answer.reply.status == 0 else { return true }
+    let socket = unsafe process.pointee.unansweredSocket
+    switch Int(answer.reply.kind) {
+    case MN_REQUEST_CHANNEL: _ = unsafe map(process, &answer)
+    case MN_REQUEST_OPEN: unsafe Socket.openedLate(socket, process, answer)
+    default: if let socket = unsafe socket { unsafe socket.pointee.local = Name(mapped: answer.reply.local, port: answer.reply.local_port) }
+    }
+    return true
+  }
+
+  @inline(never)
+  static func send(_ socket: Int32, _ request: inout mn_request, passing fd: Int32, flags: Int32 = 0) -> Bool {
     // A control message with one descriptor: cmsghdr (16 bytes), the descriptor, padding.
     var control: (mn_cmsghdr, Int32, Int32) = (mn_cmsghdr(length: 20, level: Int32(MN_SOL_SOCKET), type: 1), fd, 0)
     let sent = unsafe withUnsafeMutableBytes(of: &request) { bytes in
@@ -128,7 +179,7 @@ enum Control {
             name: nil, name_length: 0, vectors: vector, vector_count: 1, control: fd >= 0 ? control.baseAddress! : nil,
             control_length: fd >= 0 ? 24 : 0, flags: 0)
           while true {
-            let result = unsafe mn_sys_sendmsg(socket, &message, Int32(MN_MSG_NOSIGNAL))
+            let result = unsafe mn_sys_sendmsg(socket, &message, flags | Int32(MN_MSG_NOSIGNAL))
             if result != -Int64(MN_EINTR) { return result }
           }
         }
@@ -137,7 +188,8 @@ enum Control {
     return sent == Int64(MemoryLayout<mn_request>.size)
   }
 
-  static func receive(_ socket: Int32, _ answer: inout Answer, sequence: UInt32) -> Bool {
+  /// - Returns: more than 0: the answer to question `sequence`; -EAGAIN: none in time; else the connection is of no use.
+  static func receive(_ socket: Int32, _ answer: inout Answer, sequence: UInt32, flags: Int32 = 0) -> Int64 {
     while true {
       var reply = mn_reply()
       // Room for the cmsghdr and 17 descriptors.
@@ -149,7 +201,7 @@ enum Control {
             var message = unsafe mn_msghdr(
               name: nil, name_length: 0, vectors: vector, vector_count: 1, control: control.baseAddress!,
               control_length: control.count, flags: 0)
-            let result = unsafe mn_sys_recvmsg(socket, &message, Int32(MN_MSG_CMSG_CLOEXEC))
+            let result = unsafe mn_sys_recvmsg(socket, &message, flags | Int32(MN_MSG_CMSG_CLOEXEC))
             if unsafe result > 0 && message.control_length >= 20 {
               let header = unsafe control.load(as: mn_cmsghdr.self)
               if header.level == Int32(MN_SOL_SOCKET) && header.type == 1 && header.length <= control.count {
@@ -164,18 +216,13 @@ enum Control {
         }
       }
       if result == -Int64(MN_EINTR) { continue }
-      guard result == Int64(MemoryLayout<mn_reply>.size), reply.magic == MN_MAGIC else {
+      if result < 0 { return result }
+      guard result == Int64(MemoryLayout<mn_reply>.size), reply.magic == MN_MAGIC, reply.sequence == sequence else {
         answer.discard()
-        return false
-      }
-      // An answer that came too late for its question is passed over.
-      if reply.sequence != sequence {
-        answer.discard()
-        answer.descriptorCount = 0
-        continue
+        return 0
       }
       answer.reply = reply
-      return true
+      return result
     }
   }
 
@@ -186,7 +233,14 @@ enum Control {
     unsafe fill(&request, kind: MN_REQUEST_CHANNEL, process)
     var answer = Answer()
     defer { answer.discard() }
-    guard unsafe exchange(process, &request, passing: -1, &answer) == 0, answer.descriptorCount >= 2 else { return nil }
+    guard unsafe exchange(process, &request, passing: -1, &answer, for: nil) == 0 else { return nil }
+    return unsafe map(process, &answer)
+  }
+
+  /// Maps the channel that the daemon has made. The caller holds the process's lock.
+  @inline(never)
+  private static func map(_ process: ProcessPointer, _ answer: inout Answer) -> UnsafeMutablePointer<Channel>? {
+    guard answer.descriptorCount >= 2 else { return nil }
     let size = Int(answer.reply.size)
     guard size >= Int(MN_CHANNEL_HEADER), size < 1 << 40,
       let base = unsafe mn_sys_map_shared(answer.descriptors[0], size, true)

@@ -428,8 +428,9 @@ private struct EpollWait {
       if data == Watch.tag {
         _ = unsafe Loss.check(process)
       } else if data & Watch.tagMask == Watch.tag {
-        guard let watch = unsafe WatchPointer(bitPattern: UInt(data & ~Watch.tagMask)), unsafe watch.pointee.active,
-          unsafe watch.pointee.epoll == epoll
+        // (A tag that another thread's close has overtaken may lead to the watch of another socket by now.)
+        guard let watch = unsafe WatchPointer(bitPattern: UInt(data & ~Watch.tagMask)),
+          unsafe watch.pointee.attached && watch.pointee.epoll == epoll
         else { continue }
         unsafe woken(watch)
       } else {
@@ -496,7 +497,9 @@ public func epollWait(
   else { return unsafe mn_real_epoll_wait(epfd, events, capacity, timeout, mask) }
   let epoll = unsafe entry.assumingMemoryBound(to: Epoll.self)
   Loss.reattach()
-  if unsafe epoll.pointee.attached == 0 { return unsafe mn_real_epoll_wait(epfd, events, capacity, timeout, mask) }
+  if unsafe epoll.pointee.attached == 0 && process.pointee.lostSockets == 0 {
+    return unsafe mn_real_epoll_wait(epfd, events, capacity, timeout, mask)
+  }
 
   var wait = unsafe EpollWait(epoll: epoll, epfd: epfd, events: events, capacity: capacity)
   unsafe epoll.pointee.turn &+= 1

@@ -47,8 +47,12 @@ struct Process {
   var departed: InlineArray<8, UInt64>
   var departedNext: Int
   var departedUntil: UInt64
-  /// Sockets that lost their engine and may get a new one.
+  /// Sockets that lost their engine and may get a new one, or wait for a slow daemon; 0: there are none.
   var lostSockets: Int
+  /// The question that a slow daemon has not answered yet (0: none), when it was asked, CLOCK_MONOTONIC ns, and for which socket.
+  var unanswered: UInt32
+  var unansweredSince: UInt64
+  var unansweredSocket: SocketPointer?
   var lifelines: InlineArray<8, Int32>
   var lifelineCount: Int
   var sockets: SocketSlab
@@ -80,7 +84,8 @@ public func start() {
     to: Process(
       lock: FairLock(), control: -1, greeting: false, sequence: 0, lastAttempt: 0, directory: nil, generation: 0,
       mask: ProgramMask(), channels: channels.bindMemory(to: Channel.self, capacity: Int(MN_CHANNELS_PER_PROCESS_MAX)),
-      channelCount: 0, senders: .init(repeating: nil), senderNext: 0, departed: .init(repeating: 0), departedNext: 0, departedUntil: 0, lostSockets: 0, lifelines: .init(repeating: -1), lifelineCount: 0, sockets: SocketSlab(),
+      channelCount: 0, senders: .init(repeating: nil), senderNext: 0, departed: .init(repeating: 0), departedNext: 0, departedUntil: 0, lostSockets: 0, unanswered: 0, unansweredSince: 0,
+      unansweredSocket: nil, lifelines: .init(repeating: -1), lifelineCount: 0, sockets: SocketSlab(),
       spinNanoseconds: Waiting.spin(), yields: Waiting.yields(), executable: .init(repeating: 0), called: .init(repeating: 0)))
   unsafe withUnsafeMutableBytes(of: &process.pointee.executable) { executable in
     unsafe withUnsafeMutableBytes(of: &process.pointee.called) { called in
@@ -232,6 +237,7 @@ public func forkChild() {
   }
   unsafe process.pointee.control = -1
   unsafe process.pointee.greeting = false
+  unsafe process.pointee.unanswered = 0
   unsafe process.pointee.lastAttempt = 0
   for index in 0..<(unsafe process.pointee.channelCount) {
     unsafe process.pointee.channels[index].inherited = true

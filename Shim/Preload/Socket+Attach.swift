@@ -18,6 +18,9 @@ extension Socket {
     guard unsafe mn_table_get(fd) == UnsafeMutableRawPointer(socket), unsafe mayAttach(socket, fd, peer), unsafe Control.finishGreeting(process) else {
       return false
     }
+    defer {
+      if unsafe process.pointee.unanswered != 0 && socket.pointee.endpoint == nil && !onlyKnown { unsafe socket.pointee.awaits = true }
+    }
 
     var tries = 0
     while tries < 2 {
@@ -38,35 +41,70 @@ extension Socket {
       }
       var answer = Control.Answer()
       defer { answer.discard() }
-      guard let status = unsafe Control.exchange(process, &request, passing: fd, &answer) else { return false }
+      guard let status = unsafe Control.exchange(process, &request, passing: fd, &answer, for: socket) else { return false }
       if status == 28 /* ENOSPC */ {
         unsafe channel.pointee.full = true
         continue
       }
-      let granted = unsafe status == 0 && answer.reply.endpoint < channel.pointee.capacity
-        && answer.reply.engine < channel.pointee.engineCount
-      let event = granted ? Process.copy(answer.descriptors[0]) : -1
-      if event < 0 {
-        if granted {
-          // No descriptor is left for it.
-          let old = unsafe (socket.pointee.channel, socket.pointee.index)
-          unsafe socket.pointee.channel = channel
-          unsafe socket.pointee.index = answer.reply.endpoint
-          unsafe socket.pointee.local = Name(mapped: answer.reply.local, port: answer.reply.local_port)
-          unsafe giveBack(socket, process)
-          unsafe (socket.pointee.channel, socket.pointee.index) = old
-        }
-        unsafe mn_log(2, "socket % stays on the kernel: the daemon says errno %", Int64(fd), Int64(status))
-        unsafe socket.pointee.refused = true
-        unsafe socket.pointee.refusedGeneration = process.pointee.generation
-        unsafe decide(socket)
-        return false
-      }
-      unsafe adopt(socket, fd, channel, answer.reply, event: event, peer: peer)
-      unsafe mn_log(2, "socket % is on Machnet, local port %", Int64(fd), Int64(answer.reply.local_port))
-      return true
+      return unsafe opened(socket, fd, channel, answer, process, peer)
     }
     return false
+  }
+
+  /// What the daemon has said of an endpoint is so from now on.
+  ///
+  /// - Returns: whether the socket is offloaded now.
+  @inline(never)
+  private static func opened(
+    _ socket: SocketPointer, _ fd: Int32, _ channel: UnsafeMutablePointer<Channel>, _ answer: Control.Answer, _ process: ProcessPointer,
+    _ peer: Name
+  ) -> Bool {
+    let status = answer.reply.status
+    if status == 105 /* ENOBUFS: an engine is slow */ {
+      unsafe socket.pointee.awaits = socket.pointee.endpoint == nil
+      unsafe Loss.postpone(process)
+      return false
+    }
+    let granted = unsafe status == 0 && answer.reply.endpoint < channel.pointee.capacity
+      && answer.reply.engine < channel.pointee.engineCount
+    let event = granted ? Process.copy(answer.descriptors[0]) : -1
+    if event < 0 {
+      if granted {
+        // No descriptor is left for it.
+        let old = unsafe (socket.pointee.channel, socket.pointee.index)
+        unsafe socket.pointee.channel = channel
+        unsafe socket.pointee.index = answer.reply.endpoint
+        unsafe socket.pointee.local = Name(mapped: answer.reply.local, port: answer.reply.local_port)
+        unsafe giveBack(socket, process)
+        unsafe (socket.pointee.channel, socket.pointee.index) = old
+      }
+      unsafe mn_log(2, "socket % stays on the kernel: the daemon says errno %", Int64(fd), Int64(status))
+      unsafe socket.pointee.refused = true
+      unsafe socket.pointee.refusedGeneration = process.pointee.generation
+      unsafe socket.pointee.awaits = false
+      unsafe decide(socket)
+      return false
+    }
+    unsafe adopt(socket, fd, channel, answer.reply, event: event, peer: peer)
+    unsafe mn_log(2, "socket % is on Machnet, local port %", Int64(fd), Int64(answer.reply.local_port))
+    return true
+  }
+
+  /// A slow daemon has opened an endpoint after all. (One that has begun too late says so instead.)
+  ///
+  /// - Parameter socket: nil when it has been closed since.
+  @inline(never)
+  static func openedLate(_ socket: SocketPointer?, _ process: ProcessPointer, _ answer: Control.Answer) {
+    for index in 0..<(unsafe process.pointee.channelCount) {
+      let channel = unsafe process.pointee.channels + index
+      guard unsafe channel.pointee.identifier == answer.reply.channel else { continue }
+      if let socket = unsafe socket, unsafe socket.pointee.fd >= 0 && !socket.pointee.isOffloaded && socket.pointee.retired == .no {
+        // Its peer may have changed since.
+        unsafe socket.pointee.awaits = opened(socket, socket.pointee.fd, channel, answer, process, .none)
+      } else {
+        unsafe close(channel, answer.reply.endpoint, process, keeping: false)
+      }
+    }
   }
 
   private static func usableChannel(_ process: ProcessPointer) -> UnsafeMutablePointer<Channel>? {
@@ -109,6 +147,7 @@ extension Socket {
     unsafe readReceiveLimit(socket, fd)
     unsafe readPeer(endpoint, fd, socket.pointee.domain, stated: peer)
     unsafe socket.pointee.undecided = false
+    unsafe socket.pointee.awaits = false
     _ = unsafe mn_fetch_add_u32(&socket.pointee.attachments, 1)
     unsafe mn_store_relaxed_u64(&socket.pointee.plan.key, 0)
     unsafe countWatched(socket)
@@ -295,6 +334,7 @@ extension Socket {
   }
 
   /// Tells the daemon that the peer (and with it perhaps the local address) has changed.
+  @inline(never)
   static func reconnect(_ socket: SocketPointer, _ fd: Int32, stated: Name) {
     guard let process = unsafe process, mn_is_at_home(), unsafe Lock.acquire(&process.pointee.lock) else { return }
     defer { unsafe Lock.release(&process.pointee.lock) }
@@ -312,9 +352,11 @@ extension Socket {
     var answer = Control.Answer()
     defer { answer.discard() }
     if unsafe process.pointee.control < 0 && !Control.finishGreeting(process) { return }
-    if unsafe Control.exchange(process, &request, passing: fd, &answer) == 0 {
-      unsafe socket.pointee.local = Name(mapped: answer.reply.local, port: answer.reply.local_port)
-    }
+    let status = unsafe Control.exchange(process, &request, passing: fd, &answer, for: socket)
+    if status == 0 { unsafe socket.pointee.local = Name(mapped: answer.reply.local, port: answer.reply.local_port) }
+    // (What a slow daemon has been told, it does in the end.)
+    let unanswered = unsafe process.pointee.unanswered
+    unsafe socket.pointee.awaits = unanswered != 0 && unanswered != request.sequence
     unsafe readPeer(socket.pointee.endpoint.unsafelyUnwrapped, fd, socket.pointee.domain, stated: stated)
     unsafe socket.pointee.cached = .none
     unsafe mn_store_relaxed_u64(&socket.pointee.plan.key, 0)
@@ -358,6 +400,7 @@ extension Socket {
       unsafe mn_log(2, "socket % leaves Machnet: it wants what only the kernel has", Int64(fd), 0)
     }
     unsafe socket.pointee.retired = why
+    unsafe socket.pointee.awaits = false
     if unsafe socket.pointee.endpoint == nil && why == .forGood { unsafe decide(socket) }
   }
 

@@ -103,13 +103,14 @@ extension Socket {
     var mask: UInt64 = 0
     defer { unsafe letGo(socket, mask) }
     guard unsafe hold(socket, number, &mask) else { return fail(MN_EBADF) }
+    let start = mn_sys_nanoseconds()
     while true {
       let waited: Waited
       // Nobody waits on a socket that is shut down (a receive that need not wait has said EAGAIN, as the kernel's does).
       if unsafe mn_load_relaxed_u32(&socket.pointee.shut) & UInt32(MN_SOCKET_SHUTDOWN_READ) != 0 { return 0 }
       if unsafe socket.pointee.endpoint == nil {
         // Another thread's send may lead the socket to Machnet at any moment: no sleep where only the kernel can end it.
-        waited = unsafe Wait.undecided(socket, number, &call.fd, mask)
+        waited = unsafe Wait.undecided(socket, number, &call.fd, mask, since: start)
       } else {
         waited = unsafe Wait.readable(socket, number, &call.fd, mask)
       }
@@ -132,6 +133,7 @@ extension Socket {
   /// A receive on a socket that may get an endpoint yet.
   private static func receiveUndecided(_ socket: SocketPointer, _ call: ReceiveCall, _ mayWait: Bool) -> Int {
     if let result = unsafe takeFromShadow(socket, call) { return result }
+    if unsafe socket.pointee.awaits { Loss.reattach() }
     let file = mn_sys_fcntl(call.fd, Int32(MN_F_GETFL), 0)
     let nonblocking = call.flags & Int32(MN_MSG_DONTWAIT) != 0 || file < 0 || file & Int32(MN_O_NONBLOCK) != 0
     let waits = unsafe !nonblocking && mayWait && !socket.pointee.impatient

@@ -35,6 +35,8 @@ struct Socket {
   var cookie: UInt64
   /// Neither bound nor connected by the program: its next send may lead it to Machnet.
   var undecided: Bool
+  /// A slow daemon is still to be asked for its endpoint, or to be told of its new peer.
+  var awaits: Bool
   /// Whether `mn_watched_count` counts it.
   var watched: Bool
   /// nil: a candidate, on the kernel so far.
@@ -349,7 +351,7 @@ extension Socket {
     let readers = unsafe socket.pointee.readers
     unsafe socket.initialize(
       to: Socket(
-        head: mn_head(), descriptors: 1, domain: domain, fd: fd, event: -1, kick: -1, waiters: 0, waiter: 0, hidden: -1, cookie: Socket.cookie(of: fd), undecided: true, watched: false, endpoint: nil, channel: nil, index: 0, home: 0, netns: 0,
+        head: mn_head(), descriptors: 1, domain: domain, fd: fd, event: -1, kick: -1, waiters: 0, waiter: 0, hidden: -1, cookie: Socket.cookie(of: fd), undecided: true, awaits: false, watched: false, endpoint: nil, channel: nil, index: 0, home: 0, netns: 0,
         engineLost: false, refused: false, refusedGeneration: 0, retired: .no, holdsBlock: false, hasOldInput: false, corked: false,
         hasReceiveLimit: false, shut: 0, impatient: false, stamp: 0, local: .none, cached: .none, cachedLocal: .none,
         cachedGeneration: process.pointee.generation, cachedToMachnet: false, cachedLossIsError: false, cachedFlags: 0, turn: 0, firstReader: 0, progress: 0,
@@ -458,7 +460,7 @@ extension Socket {
 
   /// The program bound or connected the socket, and no endpoint came of it: the kernel's, as far as waiting goes.
   static func decide(_ socket: SocketPointer) {
-    unsafe socket.pointee.undecided = false
+    unsafe socket.pointee.undecided = socket.pointee.awaits
     unsafe countWatched(socket)
   }
 
@@ -479,6 +481,8 @@ extension Socket {
   static func end(_ socket: SocketPointer, _ process: ProcessPointer) {
     unsafe Watch.closed(socket, descriptor: -1, last: true)
     unsafe socket.pointee.undecided = false
+    unsafe socket.pointee.awaits = false
+    if unsafe process.pointee.unansweredSocket == socket { unsafe process.pointee.unansweredSocket = nil }
     if unsafe socket.pointee.endpoint != nil { unsafe release(socket, process) }
     unsafe socket.pointee.engineLost = true
     unsafe socket.pointee.hasOldInput = false
@@ -491,15 +495,20 @@ extension Socket {
   /// Tells the daemon that nobody uses the endpoint any more. The caller holds the process's lock.
   @inline(never)
   static func close(_ socket: SocketPointer, _ process: ProcessPointer, keeping: Bool) {
-    let channel = unsafe socket.pointee.channel.unsafelyUnwrapped
+    unsafe close(socket.pointee.channel.unsafelyUnwrapped, socket.pointee.index, process, keeping: keeping)
+  }
+
+  static func close(_ channel: UnsafeMutablePointer<Channel>, _ index: UInt32, _ process: ProcessPointer, keeping: Bool) {
     var request = mn_request()
     if unsafe process.pointee.control < 0 { _ = unsafe Control.finishGreeting(process) }
     unsafe Control.fill(&request, kind: MN_REQUEST_CLOSE, process)
     request.channel = unsafe channel.pointee.identifier
-    request.endpoint = unsafe socket.pointee.index
+    request.endpoint = index
     request.token = unsafe channel.pointee.token
     if keeping { request.flags = UInt32(MN_CLOSE_KEEPING) }
-    if unsafe process.pointee.control >= 0 { _ = unsafe Control.send(process.pointee.control, &request, passing: -1) }
+    // (What a slow daemon has no room for, it finds out by itself.)
+    let flags = unsafe process.pointee.unanswered != 0 ? Int32(MN_MSG_DONTWAIT) : 0
+    if unsafe process.pointee.control >= 0 { _ = unsafe Control.send(process.pointee.control, &request, passing: -1, flags: flags) }
     unsafe channel.pointee.full = false
   }
 

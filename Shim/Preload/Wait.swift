@@ -41,7 +41,9 @@ enum Wait {
   }
 
   /// Waits until the shadow has something (`ready`) or the socket has its endpoint (`lost`, to the kernel).
-  static func undecided(_ socket: SocketPointer, _ number: Int32, _ fd: inout Int32, _ mask: UInt64) -> Waited {
+  ///
+  /// - Parameter start: when the call began to wait, CLOCK_MONOTONIC ns.
+  static func undecided(_ socket: SocketPointer, _ number: Int32, _ fd: inout Int32, _ mask: UInt64, since start: UInt64) -> Waited {
     unsafe fd = Socket.pin(socket, fd)
     if fd < 0 { return .failed(MN_EBADF) }
     // -1, which ppoll passes over: the kernel's for good (or closed).
@@ -50,15 +52,23 @@ enum Wait {
     var time: (Int64, Int64) = (0, 0)
     var length: UInt32 = 16
     _ = unsafe mn_sys_getsockopt(fd, Int32(MN_SOL_SOCKET), Int32(MN_SO_RCVTIMEO), &time, &length)
-    let left = time.0 == 0 && time.1 == 0 ? -1 : time.0 * 1_000_000_000 + time.1 * 1000
+    var left: Int64 = -1
+    if time.0 != 0 || time.1 != 0 {
+      left = max(0, time.0 * 1_000_000_000 + time.1 * 1000 - Int64(mn_sys_nanoseconds() &- start))
+    }
+    let asleep = Loss.limit(left)
     var entries: InlineArray<2, mn_pollfd> = .init(repeating: mn_pollfd(descriptor: kick, events: Int16(MN_POLLIN), returned: 0))
     entries[0] = mn_pollfd(descriptor: fd, events: Int16(MN_POLLIN | MN_POLLRDHUP), returned: 0)
     let result = unsafe withUnsafeMutableBytes(of: &entries) { entries in
       unsafe withUnsafePointer(to: mask) {
-        unsafe sleep(entries.baseAddress!.assumingMemoryBound(to: mn_pollfd.self), 2, left, $0, holding: socket)
+        unsafe sleep(entries.baseAddress!.assumingMemoryBound(to: mn_pollfd.self), 2, asleep, $0, holding: socket)
       }
     }
-    if result == 0 { return .failed(MN_EAGAIN) }
+    if result == 0 {
+      if asleep == left { return .failed(MN_EAGAIN) }
+      Loss.reattach()
+      return .ready
+    }
     if result == -Int32(MN_EINTR) { return unsafe interrupted(socket, number, restarts: left < 0) ?? .ready }
     unsafe noteShutdown(socket, entries[0])
     return entries[1].returned != 0 ? .lost : .ready
@@ -117,10 +127,8 @@ enum Wait {
     unsafe fd = Socket.pin(socket, fd)
     while fd >= 0 {
       let wasLost = unsafe socket.pointee.engineLost
-      if wasLost {
-        Loss.reattach()
-        if unsafe !socket.pointee.engineLost { return .ready }
-      }
+      Loss.reattach()
+      if unsafe wasLost && !socket.pointee.engineLost { return .ready }
       // The caller's receive looks at the shadow itself; here it is part of the sleep.
       if unsafe !arm(socket, forInput) { return .ready }
       var left: Int64 = -1
@@ -129,7 +137,7 @@ enum Wait {
         if now >= deadline { return .failed(MN_EAGAIN) }
         left = Int64(deadline - now)
       }
-      if wasLost { left = left < 0 ? Loss.retry : min(left, Loss.retry) }
+      left = Loss.limit(left)
       // Another thread's wait for input may swallow the signal for room: never asleep for long without a look.
       if !forInput { left = left < 0 ? roomLook : min(left, roomLook) }
       if let endpoint = unsafe socket.pointee.endpoint { unsafe endpoint.pointee.app_wakeups &+= 1 }
@@ -316,6 +324,7 @@ enum Loss {
   static let retry: Int64 = 1_000_000_000
 
   /// The longest that a call may sleep: for ever, or until the next look for a daemon.
+  @inline(never)
   static func limit(_ left: Int64) -> Int64 {
     guard let process = unsafe process, unsafe process.pointee.lostSockets > 0 else { return left }
     return left < 0 ? retry : min(left, retry)
@@ -362,29 +371,41 @@ enum Loss {
     unsafe process.pointee.lostSockets += lost
   }
 
-  /// Looks for a new daemon, once a second at most, and shows it the sockets that the old one served.
+  /// A slow daemon is asked again in a second.
+  @inline(never)
+  static func postpone(_ process: ProcessPointer) {
+    unsafe process.pointee.lastAttempt = mn_sys_nanoseconds()
+    unsafe process.pointee.lostSockets += 1
+  }
+
+  /// Looks for a new daemon, once a second at most, and shows it the sockets that the old one served; or for the answer of a slow
+  /// one, and asks it what had to wait.
+  @inline(never)
   static func reattach() {
     guard let process = unsafe process, unsafe process.pointee.lostSockets > 0,
       unsafe mn_sys_nanoseconds() &- process.pointee.lastAttempt >= 1_000_000_000,
       unsafe Lock.acquire(&process.pointee.lock)
     else { return }
-    let found = unsafe Control.finishGreeting(process)
+    let found = unsafe Control.finishGreeting(process) && Control.hasCaughtUp(process)
     if found { unsafe Process.refreshMask(process) }
     unsafe Lock.release(&process.pointee.lock)
     if !found { return }
     unsafe mn_log(2, "the daemon is back", 0, 0)
     unsafe process.pointee.lostSockets = 0
     unsafe process.pointee.sockets.forEach { socket in
-      guard unsafe socket.pointee.endpoint != nil && socket.pointee.engineLost && socket.pointee.fd >= 0,
-        unsafe socket.pointee.retired == .no
-      else { return }
+      let isLost = unsafe socket.pointee.endpoint != nil && socket.pointee.engineLost
+      guard unsafe isLost || socket.pointee.awaits, unsafe socket.pointee.fd >= 0 && socket.pointee.retired == .no else { return }
       // What the old rings still hold is delivered first; the next receive tries again.
-      if unsafe Socket.hasInput(socket) {
+      if unsafe isLost && Socket.hasInput(socket) {
         unsafe process.pointee.lostSockets += 1
         return
       }
       let known = unsafe Socket.kernelName(socket.pointee.fd, socket.pointee.domain, peer: true)
       let peer = unsafe known == nil ? Socket.peer(socket) ?? .none : .none
+      if unsafe socket.pointee.isOffloaded {
+        unsafe Socket.reconnect(socket, socket.pointee.fd, stated: peer)
+        return
+      }
       if unsafe !Socket.attach(socket, socket.pointee.fd, peer: peer) && process.pointee.control < 0 {
         unsafe process.pointee.lostSockets += 1
       }

@@ -16,11 +16,13 @@ extension ControlServer {
       log.debug("pid \(connection.pid) is \(connection.program)")
       return [directory.readOnly]
     case MN_REQUEST_CHANNEL:
+      guard !isTooLate(request) else { throw Refusal(ETIMEDOUT) }
       let channel = try makeChannel(for: connection, name)
       reply.channel = channel.identifier
       reply.size = UInt64(channel.memory.size)
       return [channel.memory.descriptor] + channel.doorbells
     case MN_REQUEST_OPEN:
+      guard !isTooLate(request) else { throw Refusal(ETIMEDOUT) }
       let channel = try channel(of: request, connection)
       return [try open(request, message.descriptors[0], channel, connection, &reply)]
     case MN_REQUEST_CONNECT:
@@ -42,6 +44,12 @@ extension ControlServer {
     default:
       throw .lie
     }
+  }
+
+  /// Whether the client does not wait for the answer any more. (Where the clocks of two time namespaces differ, nothing can be said.)
+  private func isTooLate(_ request: mn_request) -> Bool {
+    let now = mn_linux_monotonic()
+    return request.deadline != 0 && now >= request.deadline && now - request.deadline < 60_000_000_000
   }
 
   private func programName(_ request: mn_request) throws(Refusal) -> String {
@@ -119,12 +127,14 @@ extension ControlServer {
     let opened = order { (engine) throws(EngineControl.Refusal) in
       try engine.openEndpoint(endpoint.reference, endpoint.identity)
     }
-    guard opened, directory.enterLocal(endpoint.key) else {
+    // Nobody reads yet what would arrive for a client that has given up.
+    let isTooLate = isTooLate(request)
+    guard opened, !isTooLate, directory.enterLocal(endpoint.key) else {
       netns.leave(shadow.netnsCookie)
       endpointCount -= 1
       // (What was moved into its rings is kept again once the engines have let go.)
       depart(endpoint, of: channel)
-      throw Refusal(opened ? ENFILE : ENOBUFS)
+      throw Refusal(!opened ? ENOBUFS : isTooLate ? ETIMEDOUT : ENFILE)
     }
     endpointsByCookie[endpoint.cookie] = endpoint
     channel.setState(index, .live)

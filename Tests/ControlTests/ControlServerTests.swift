@@ -199,6 +199,26 @@ import Testing
       #expect(try application.open(sockets[1]).header.status == ENFILE)
     }
   }
+
+  @Test func whatAClientHasGivenUpIsNotDoneLater() throws {
+    try withDaemon { daemon in
+      let application = try TestApplication(daemon)
+      let socket = TestSocket()
+      try socket.bind()
+      let late = mn_linux_monotonic() - 1
+      #expect(try application.open(socket) { $0.deadline = late }.header.status == ETIMEDOUT)
+      var request = application.client.request(MN_REQUEST_CHANNEL)
+      request.deadline = late
+      #expect(try application.client.call(request).header.status == ETIMEDOUT)
+      let status = try daemon.status()
+      #expect(status.sockets.isEmpty)
+      // In time; and by a clock that cannot be this one.
+      let sockets = [socket, TestSocket()]
+      try sockets[1].bind()
+      #expect(try application.open(sockets[0]) { $0.deadline = late + 60_000_000_000 }.header.status == 0)
+      #expect(try application.open(sockets[1]) { $0.deadline = 1 }.header.status == 0)
+    }
+  }
 }
 
 @Suite(.serialized) struct ShadowTests {
@@ -447,7 +467,7 @@ private func enterNewNetworkNamespace() -> Bool {
     ("version", { $0.version += 1 }),
     ("kind 0", { $0.kind = 0 }),
     ("kind 9", { $0.kind = 9 }),
-    ("reserved", { $0.reserved.5 = 1 }),
+    ("reserved", { $0.reserved.1 = 1 }),
     ("an open without its descriptor", { $0.kind = UInt16(MN_REQUEST_OPEN) }),
     ("a program name without an end", { unsafe withUnsafeMutableBytes(of: &$0.program) { unsafe _ = $0.initializeMemory(as: UInt8.self, repeating: 65) } }),
   ]

@@ -313,7 +313,37 @@ extension OneAtATime {
       }
     }
 
-    @Test("a daemon that does not answer for a second is left, and its sockets come back when it does")
+    @Test("a daemon that is only slow loses nothing: each datagram once and in order, across stalls longer than a question waits")
+    func slowDaemon() throws {
+      let seed = ProcessInfo.processInfo.environment["SEED"] ?? "\(UInt32.random(in: 1...UInt32.max))"
+      try withBench(.local) { bench in
+        let daemon = try #require(bench.serverDaemon)
+        // Its sockets come and go, so that some question meets each stall.
+        let program = try bench.server(
+          [try compiledProgram("soak", ["-pthread"]), "1000000000", seed], environment: ["MACHNET_LOG": "info"])
+        func carried() throws -> Int {
+          try daemon.status(in: bench).sockets.filter { $0.pid == program.pid }.map(\.engine.rx.datagrams).max() ?? 0
+        }
+        func count(_ line: String) -> Int { program.errors.components(separatedBy: line).count - 1 }
+        for stall in 1...3 {
+          let before = try carried()
+          try waitUntil("traffic, SEED=\(seed)") { try carried() > before + 1000 }
+          daemon.program.send(SIGSTOP)
+          defer { daemon.program.send(SIGCONT) }
+          try waitUntil("stall \(stall), SEED=\(seed)", seconds: 20) { count("the daemon is slow") >= stall || !program.isRunning }
+          daemon.program.send(SIGCONT)
+          try waitUntil("the return, SEED=\(seed)", seconds: 20) { count("the daemon is back") >= stall || !program.isRunning }
+        }
+        let before = try carried()
+        try waitUntil("traffic on the engine, SEED=\(seed)", seconds: 20) { try carried() > before + 1000 || !program.isRunning }
+        #expect(program.isRunning, "SEED=\(seed): \(program.story)")
+        #expect(count("the daemon has gone") == 0)
+        program.send(SIGKILL)
+        try program.wait(seconds: 10)
+      }
+    }
+
+    @Test("a daemon that does not answer for five seconds is left, and its sockets come back when it does")
     func stalledDaemon() throws {
       try withBench(.local) { bench in
         let daemon = try #require(bench.serverDaemon)

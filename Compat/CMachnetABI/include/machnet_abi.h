@@ -329,7 +329,8 @@ struct mn_request {
   struct mn_address peer;
   uint16_t peer_port; /* host byte order */
   uint16_t snap; /* CAPTURE: bytes of a frame to keep */
-  uint16_t reserved[6];
+  uint16_t reserved[2];
+  uint64_t deadline; /* CHANNEL, OPEN: CLOCK_MONOTONIC ns when the asker has given up; 0: never */
   char program[MN_PROGRAM_MAX];
 };
 
