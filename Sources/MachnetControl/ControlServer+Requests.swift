@@ -37,8 +37,7 @@ extension ControlServer {
       try requestStatus(request, name)
       return []
     case MN_REQUEST_RELOAD:
-      try reload(connection)
-      return []
+      return try reload(connection, &reply)
     case MN_REQUEST_CAPTURE:
       return try startCapture(request, connection, name, &reply)
     default:
@@ -274,26 +273,30 @@ extension ControlServer {
 extension ControlServer {
   /// Reads the config again and puts its rules in force. Other changes wait for a restart, and are named.
   ///
-  /// - Returns: nil, or what is wrong; then everything stays as it was.
-  func reload() -> String? {
+  /// - Returns: what whoever asked is to know: nothing, as a rule.
+  /// - Throws: EINVAL, with what is wrong; then everything stays as it was.
+  func reload() throws(Refusal) -> String? {
     let fresh: Config
     do {
       fresh = try reread()
     } catch {
       log.error("the config is not reloaded, the old rules stay:\n\(error)")
-      return "\(error)"
+      throw Refusal(EINVAL, message: "\(error)")
     }
     var comparable = fresh
     comparable.flows = config.flows
-    if comparable != config { log.warning("only flows are reloaded; restart machnetd for changes in other sections") }
+    let note = comparable == config ? nil : "only flows are reloaded; restart machnetd for changes in other sections"
+    if let note { log.warning("\(note)") }
     config.flows = fresh.flows
     directory.install(rules: fresh.rules)
-    log.info("\(fresh.flows.count) flow rules are in force")
-    return nil
+    log.info("flow rules in force: \(fresh.flows.count)")
+    return note
   }
 
-  private func reload(_ connection: Connection) throws(Refusal) {
+  private func reload(_ connection: Connection, _ reply: inout mn_reply) throws(Refusal) -> [Descriptor] {
     guard connection.isOperator else { throw Refusal(EPERM) }
-    if let problem = reload() { throw Refusal(EINVAL, message: problem) }
+    guard let note = try reload(), let memory = try? textMemory(note) else { return [] }
+    reply.size = UInt64(note.utf8.count)
+    return [memory]
   }
 }

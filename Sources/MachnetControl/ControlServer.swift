@@ -147,7 +147,7 @@ public final class ControlServer: @unchecked Sendable {
     guard let signals else { return false }
     while true {
       switch mnc_next_signal(signals.number) {
-      case SIGHUP: _ = reload()
+      case SIGHUP: _ = try? reload()
       case let signal where signal > 0:
         log.info("stopping on signal \(signal)")
         return true

@@ -156,9 +156,17 @@ extension Explain {
   private func onMachnet(
     _ socket: LiveProcess.Socket?, _ known: StatusReport.SocketStatus, _ pid: Int
   ) -> ProcessExplanation.Socket {
-    var reasons = ["on Machnet for \(duration(known.sinceSeconds)), engine \(known.homeEngine)"]
+    let isMachnet = known.verdict == "machnet"
+    var reasons = [
+      isMachnet
+        ? "on Machnet for \(duration(known.sinceSeconds)), engine \(known.homeEngine)"
+        : "it came to Machnet \(ago(known.sinceSeconds)), and the rules have changed since: its datagrams go by the kernel until one names it again"
+    ]
+    let rule = known.ruleLine.map { "the rule in line \($0) of the daemon's config" }
     reasons.append(
-      known.ruleLine.map { "the rule in line \($0) of the daemon's config says \(known.verdict)" } ?? "no rule names it now: its sends go by the kernel")
+      rule.map {
+        isMachnet && known.peer == nil ? "\($0) may lead its flows to Machnet: each send is judged by its peer" : "\($0) says \(known.verdict)"
+      } ?? "no rule names it now")
     if known.pid != pid { reasons.append("process \(known.pid) opened it, and shares it") }
     if known.kernel.tx.datagrams > 0 {
       reasons.append(
@@ -167,7 +175,7 @@ extension Explain {
     if known.kernel.rx.datagrams > 0 { reasons.append("came by the kernel: \(known.kernel.rx.datagrams), from such peers") }
     for (reason, count) in known.drops.sorted(by: { $0.key < $1.key }) { reasons.append("dropped: \(count) (\(reason))") }
     return ProcessExplanation.Socket(
-      fd: socket?.descriptor, copies: socket?.copies ?? [], proto: socket?.proto, local: known.local, peer: known.peer, path: "machnet",
+      fd: socket?.descriptor, copies: socket?.copies ?? [], proto: socket?.proto, local: known.local, peer: known.peer, path: known.verdict,
       sinceSeconds: known.sinceSeconds, ruleLine: known.ruleLine, engine: known.engine, kernel: known.kernel, reasons: reasons)
   }
 

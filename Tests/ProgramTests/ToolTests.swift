@@ -99,11 +99,21 @@ extension OneAtATime {
           #expect(single.status == 2 && single.errors.contains("sudo machnet explain"), "\(single.errors)")
         }
 
+        // The rules change under the sockets.
+        let config = try String(contentsOf: daemon.config, encoding: .utf8)
+        try config.replacing("127.0.0.0/8", with: "198.51.100.0/24").write(to: daemon.config, atomically: true, encoding: .utf8)
+        try bench.command([product("machnet"), "reload", "--config", daemon.config.path])
+        let (status, text) = try explain("there")
+        #expect(status == 1 && text.contains("-> 127.0.0.1:\(port): kernel") && text.contains("no rule names it now"), "\(text)")
+        try config.write(to: daemon.config, atomically: true, encoding: .utf8)
+        try bench.command([product("machnet"), "reload", "--config", daemon.config.path])
+        #expect(try explain("there").0 == 0)
+
         // The engine is gone: the program's sockets are on the kernel, and that is the reason.
         daemon.program.send(SIGKILL)
         try daemon.program.wait(seconds: 10)
-        let (status, text) = try explain("bound")
-        #expect(status == 1 && text.contains("no daemon answers at \(daemon.socket.path)"), "\(text)")
+        let (alone, why) = try explain("bound")
+        #expect(alone == 1 && why.contains("no daemon answers at \(daemon.socket.path)"), "\(why)")
 
         // A program that nobody launched.
         let plain = try bench.start("plain", [Self.python, "-c", Self.manySockets, "\(Bench.freshPort())"])

@@ -308,7 +308,7 @@ enum {
   MN_REQUEST_CONNECT = 4,  /* channel, endpoint, token, peer (port 0: disconnect) + shadow fd -> reply{local...} */
   MN_REQUEST_CLOSE = 5,    /* channel, endpoint, token; no reply */
   MN_REQUEST_STATUS = 6,   /* -> reply{size} + memfd with JSON text, perhaps after replies to later requests */
-  MN_REQUEST_RELOAD = 7,   /* -> reply{status,size} + memfd with the message when status is not 0 */
+  MN_REQUEST_RELOAD = 7,   /* -> reply{status,size} + memfd with a message: what is wrong when status is not 0, else perhaps a note */
   MN_REQUEST_CAPTURE = 8,  /* peer, peer_port (0: any), snap -> one memfd with struct mn_capture per engine; ends with the connection */
 };
 
