@@ -66,7 +66,15 @@ public final class ControlClient {
   }
 
   /// What the daemon says about itself.
-  public func status() throws -> StatusReport { try StatusReport(json: statusText()) }
+  ///
+  /// - Throws: EPROTO where it says it as another version would.
+  public func status() throws(SystemError) -> StatusReport {
+    let text = try statusText()
+    guard let report = try? StatusReport(json: text) else {
+      throw SystemError(EPROTO, "understand the daemon's status (is it of another version?)")
+    }
+    return report
+  }
 
   /// The same as JSON.
   public func statusText() throws(SystemError) -> String {

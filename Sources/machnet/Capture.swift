@@ -59,7 +59,7 @@ struct Capture: ParsableCommand {
     do {
       engines = try client.status().engines
       reader = try CaptureReader(client, address: host.flatMap { IPv4Address($0)?.value } ?? 0, port: port ?? 0, snap: snap)
-    } catch let error as SystemError {
+    } catch {
       let why =
         switch error.code {
         case EPERM: "only root, the daemon's own user and the group that control.operators names may see what everybody sends: try sudo"

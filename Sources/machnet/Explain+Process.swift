@@ -97,7 +97,7 @@ extension Explain {
       report = try client.status()
       explanation.daemonAnswers = true
     } catch {
-      let why = (error as? SystemError).map { unsafe String(cString: strerror($0.code)) } ?? "\(error)"
+      let why = unsafe String(cString: strerror(error.code))
       explanation.reasons.append(
         "no daemon answers at \(path) (\(why)): every socket is on the kernel until one does; start machnetd, or name another by --socket")
     }

@@ -19,9 +19,8 @@ struct Status: ParsableCommand {
   func run() throws {
     let client = try daemon.connect()
     do {
-      let text = try client.statusText()
-      print(json ? text : try readable(StatusReport(json: text)))
-    } catch let error as SystemError {
+      print(json ? try client.statusText() : readable(try client.status()))
+    } catch {
       complain(advised(error))
       throw ExitCode.failure
     }

@@ -73,7 +73,7 @@ struct Top: ParsableCommand {
   private func ask(_ path: String) throws -> StatusReport {
     do {
       return try ControlClient(path: path).status()
-    } catch let error as SystemError {
+    } catch {
       complain(advised(error))
       throw ExitCode.failure
     }

@@ -605,6 +605,19 @@ private func enterNewNetworkNamespace() -> Bool {
     }
   }
 
+  @Test func aStatusOfAnotherVersionIsSaidToBeOne() throws {
+    try withDaemon(render: { _ in "{\"daemon\": {\"pid\": 1}}" }) { daemon in
+      let client = try daemon.client()
+      #expect(try client.statusText() == "{\"daemon\": {\"pid\": 1}}")
+      do throws(SystemError) {
+        _ = try client.status()
+        Issue.record("it was understood")
+      } catch {
+        #expect(error.code == EPROTO)
+      }
+    }
+  }
+
   @Test(.timeLimit(.minutes(1))) func aStatusThatTakesLongHoldsNobodyUp() throws {
     let mayEnd = DispatchSemaphore(value: 0)
     let written = Box(0)

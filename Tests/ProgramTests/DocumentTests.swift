@@ -217,6 +217,12 @@ extension OneAtATime {
         let unit = try String(contentsOfFile: "\(prefix)/lib/systemd/system/machnetd.service", encoding: .utf8)
         #expect(unit.contains("ExecStart=\(prefix)/bin/machnetd --config \(prefix)/etc/machnet/machnetd.yaml\n") && !unit.contains("@"+"PREFIX"))
 
+        if FileManager.default.isExecutableFile(atPath: "/usr/bin/systemd-analyze") {
+          let verified = try bench.start(
+            "verify", ["systemd-analyze", "verify", "--man=no", "\(prefix)/lib/systemd/system/machnetd.service"]).wait(seconds: 20)
+          #expect(verified.status == 0, "\(verified.output)\(verified.errors)")
+        }
+
         // For a package: the same below another root, which no file names.
         let staged = "\(bench.directory.path)/staged"
         let package = try bench.start("package", [script, "--prefix", "/usr", "--binaries", binaries], environment: ["DESTDIR": staged]).wait(seconds: 60)

@@ -108,6 +108,7 @@ extension OneAtATime {
         (["--metric", "a:s:lower:x"], "has no group"), (["--metric", "a:s:less:(x)"], "`lower` or `higher`"),
         (["--server", "no-such-program {port}"], "there is no program 'no-such-program'"),
         (["--client", "true {prot}"], "expected a command with {address}"),
+        (["--machnet-cpus", "0/0"], "expected ENGINES/SERVER/CLIENT"), (["--machnet-cpus", "0/0/99999"], "expected ENGINES/SERVER/CLIENT"),
         (["--json", "/nowhere/rows.json"], "cannot write /nowhere/rows.json: No such file"),
         (["--report", "/proc/report"], "cannot write /proc/report"),
         (["--latency", "wire", "--transport", "machnet", "--topology", "pair"], "sessions carry them"),
