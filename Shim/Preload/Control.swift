@@ -12,6 +12,7 @@ enum Control {
     var descriptorCount = 0
 
     /// Closes what nobody has taken.
+    @inline(never)
     mutating func discard() {
       for index in 0..<descriptorCount where descriptors[index] >= 0 {
         _ = mn_sys_close(descriptors[index])
@@ -95,6 +96,7 @@ enum Control {
     unsafe Process.drop(&process.pointee.control)
   }
 
+  @inline(never)
   static func fill(_ request: inout mn_request, kind: Int, _ process: ProcessPointer) {
     unsafe process.pointee.sequence &+= 1
     request.magic = MN_MAGIC

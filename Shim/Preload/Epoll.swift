@@ -129,7 +129,7 @@ extension Epoll {
 
   /// Another descriptor of an epoll that has one.
   private static func otherDescriptor(_ epoll: EpollPointer) -> Int32 {
-    for fd in 0..<Int32(bitPattern: mn_table_size()) where unsafe mn_table_get(fd) == UnsafeMutableRawPointer(epoll) { return fd }
+    for fd in 0..<Int32(bitPattern: mn_table_used()) where unsafe mn_table_get(fd) == UnsafeMutableRawPointer(epoll) { return fd }
     return -1
   }
 

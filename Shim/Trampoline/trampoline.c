@@ -121,7 +121,7 @@ void mn_hook_fork_child(void);
 // ------------------------------------------------------------------------------------------------------ state
 
 void **mn_table;
-uint32_t mn_table_length;
+uint32_t mn_table_length, mn_table_end;
 uint32_t mn_watched_count;
 void *mn_process;
 static const uint32_t no_rules;
@@ -425,6 +425,17 @@ uint64_t mn_sys_nanoseconds(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
   return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+bool mn_table_set(int32_t fd, void *entry) {
+  if ((uint32_t)fd >= mn_table_length) return false;
+  uint32_t end = mn_table_used();
+  while (entry && (uint32_t)fd >= end &&
+         !__atomic_compare_exchange_n(&mn_table_end, &end, (uint32_t)fd + 1, false, __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {
+  }
+  // Release: what the entry says is there before it is found.
+  __atomic_store_n(&mn_table[fd], entry, __ATOMIC_RELEASE);
+  return true;
 }
 
 static uint32_t descriptor_limit(bool hard) {
@@ -963,7 +974,7 @@ EXPORT int dup3(int from, int to, int flags) { return duplicated(from, replaced(
 EXPORT int close_range(unsigned first, unsigned last, int flags) {
   if (!mn_table_length || (flags & ~CLOSE_RANGE_UNSHARE) || first > last || !mn_is_at_home()) return REAL(close_range)(first, last, flags);
   unsigned begin = first;
-  for (unsigned fd = first; fd <= last && fd < mn_table_length; fd++) {
+  for (unsigned fd = first; fd <= last && fd < mn_table_used(); fd++) {
     void *entry = lookup((int)fd);
     if (!entry) continue;
     if (entry != MN_TABLE_INTERNAL) {

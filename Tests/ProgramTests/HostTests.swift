@@ -235,6 +235,19 @@ extension OneAtATime {
       }
     }
 
+    @Test("a high limit of descriptors costs nothing: closing them all looks only where there were some")
+    func manyDescriptorsUnused() throws {
+      var limit = rlimit()
+      unsafe getrlimit(__rlimit_resource_t(7) /* RLIMIT_NOFILE */, &limit)
+      let most = min(limit.rlim_max, 1 << 20)
+      try withBench(.local) { bench in
+        // The table has a page for each 512 of them.
+        let result = try bench.server("prlimit", "--nofile=1024:\(most)", try host(), "ranges").wait(seconds: 30)
+        print("at most \(most) descriptors: \(result.output)")
+        #expect(result.status == 0, "\(result.output)\(result.errors)")
+      }
+    }
+
     private func resident(_ pid: Int32) throws -> Int {
       try String(contentsOfFile: "/proc/\(pid)/status", encoding: .utf8).number(after: #"VmRSS:\s+"#)
     }

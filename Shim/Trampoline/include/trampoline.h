@@ -85,6 +85,8 @@ enum {
 extern MN_HIDDEN void **mn_table;
 /// Length of mn_table; 0 until the shim is awake, so that a sleeping shim costs one comparison.
 extern MN_HIDDEN uint32_t mn_table_length;
+/// No entry has ever been there or above: the table may be long (RLIMIT_NOFILE), and what was never looked at takes no memory.
+extern MN_HIDDEN uint32_t mn_table_end;
 /// How many sockets of this process have an endpoint or may get one yet: 0 lets poll and select pass at once.
 extern MN_HIDDEN uint32_t mn_watched_count;
 /// The process's state, owned by the Swift half.
@@ -175,13 +177,11 @@ static inline void *mn_table_get(int32_t fd) {
 /// Of a descriptor that the trampoline has just found in the table (another thread may close it meanwhile).
 static inline uintptr_t mn_table_at(int32_t fd) { return (uintptr_t)__atomic_load_n(&mn_table[fd], __ATOMIC_ACQUIRE); }
 static inline bool mn_table_is_internal(int32_t fd) { return mn_table_get(fd) == MN_TABLE_INTERNAL; }
-static inline bool mn_table_set(int32_t fd, void *entry) {
-  if ((uint32_t)fd >= mn_table_length) return false;
-  __atomic_store_n(&mn_table[fd], entry, __ATOMIC_RELEASE);
-  return true;
-}
+/// - Returns: false when the table does not reach so far.
+bool mn_table_set(int32_t fd, void *entry);
 static inline void mn_table_set_internal(int32_t fd) { mn_table_set(fd, MN_TABLE_INTERNAL); }
 static inline uint32_t mn_table_size(void) { return mn_table_length; }
+static inline uint32_t mn_table_used(void) { return __atomic_load_n(&mn_table_end, __ATOMIC_ACQUIRE); }
 static inline void mn_table_open(void **table, uint32_t length) {
   mn_table = table;
   __atomic_store_n(&mn_table_length, length, __ATOMIC_RELEASE);
