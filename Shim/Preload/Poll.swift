@@ -307,6 +307,7 @@ public func select(
     }
     let entries = unsafe memory.bindMemory(to: mn_pollfd.self, capacity: max(used, 1))
     var at = 0
+    var kernels = false
     for fd in 0..<Int(count) {
       var events = 0
       if readers.contains(fd) { events |= MN_POLLIN | MN_POLLRDNORM }
@@ -315,17 +316,21 @@ public func select(
       if events == 0 { continue }
       unsafe entries[at] = mn_pollfd(descriptor: Int32(fd), events: Int16(events), returned: 0)
       at += 1
+      if unsafe mn_table_get(Int32(fd)) == nil { kernels = true }
+    }
+    // What is no open file when the call begins is an error. What is closed while it waits is ready for all that was asked.
+    if kernels && limit != 0 {
+      var none = mn_timespec(seconds: 0, nanoseconds: 0)
+      _ = unsafe mn_sys_ppoll(entries, UInt64(at), &none, nil)
+      if unsafe isAnyClosed(entries, at) { return -1 }
     }
     var wait = unsafe PollWait(entries: entries, count: at)
     let result = unsafe wait.run(limit, mask)
     if result < 0 { return -1 }
-    for index in 0..<at where unsafe entries[index].returned & Int16(MN_POLLNVAL) != 0 {
-      mn_set_errno(Int32(MN_EBADF))
-      return -1
-    }
+    if unsafe limit == 0 && isAnyClosed(entries, at) { return -1 }
     // The sets' meaning in terms of poll is in select(2), "Correspondence between select() and poll() notifications".
-    let readable = MN_POLLIN | MN_POLLRDNORM | MN_POLLHUP | MN_POLLERR
-    let writable = MN_POLLOUT | MN_POLLWRNORM | MN_POLLERR
+    let readable = MN_POLLIN | MN_POLLRDNORM | MN_POLLHUP | MN_POLLERR | MN_POLLNVAL
+    let writable = MN_POLLOUT | MN_POLLWRNORM | MN_POLLERR | MN_POLLNVAL
     readers.clear(Int(count))
     writers.clear(Int(count))
     excepts.clear(Int(count))
@@ -342,7 +347,7 @@ public func select(
         writers.insert(Int(entry.descriptor))
         bits += 1
       }
-      if events & MN_POLLPRI != 0 && returned & MN_POLLPRI != 0 {
+      if events & MN_POLLPRI != 0 && returned & (MN_POLLPRI | MN_POLLNVAL) != 0 {
         excepts.insert(Int(entry.descriptor))
         bits += 1
       }
@@ -355,6 +360,14 @@ public func select(
     unsafe remaining.pointee = mn_timespec(seconds: Int64(left / 1_000_000_000), nanoseconds: Int64(left % 1_000_000_000))
   }
   return result
+}
+
+private func isAnyClosed(_ entries: UnsafePointer<mn_pollfd>, _ count: Int) -> Bool {
+  for index in 0..<count where unsafe entries[index].returned & Int16(MN_POLLNVAL) != 0 {
+    mn_set_errno(Int32(MN_EBADF))
+    return true
+  }
+  return false
 }
 
 /// Memory for the length of a call: the stack's when little is asked for, else a mapping of its own.

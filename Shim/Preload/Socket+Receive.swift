@@ -77,6 +77,9 @@ extension Socket {
   @inline(never)
   private static func receiveStale(_ socket: SocketPointer, _ call: ReceiveCall) -> Int {
     unsafe closing(socket, call.fd)
+    if let entry = unsafe mn_table_get(call.fd), UInt(bitPattern: entry) > 1, let other = unsafe from(entry), unsafe other != socket {
+      return unsafe receive(other, call)
+    }
     return call.onShadow()
   }
 
@@ -114,6 +117,7 @@ extension Socket {
       } else {
         waited = unsafe Wait.readable(socket, number, &call.fd, mask)
       }
+      if case .restarted = waited { return nil }
       if case .failed(let error) = waited {
         return unsafe error == MN_EBADF && mn_table_get(number) == UnsafeMutableRawPointer(socket) ? nil : fail(error)
       }

@@ -188,6 +188,9 @@ extension Socket {
         switch unsafe Wait.writable(socket, number, &call.fd, mask) {
         case .ready: continue
         case .failed(let error): return fail(error)
+        case .restarted:
+          call.fd = number
+          return call.onShadow()
         case .lost:
           unsafe call.fd = pin(socket, call.fd)
           return unsafe countedOnShadow(socket, call)

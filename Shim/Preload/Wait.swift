@@ -7,6 +7,8 @@ enum Waited {
   case ready
   /// The daemon has gone; the shadow is what is left.
   case lost
+  /// A signal handler ran, and the kernel would begin the call anew, by its number; that means another file by now.
+  case restarted
   /// What the call is to report: EAGAIN, time is up; EINTR, a signal handler ran, and the call is one that the kernel would
   /// not restart; EBADF, the descriptor was closed by such a handler.
   case failed(Int)
@@ -98,10 +100,10 @@ enum Wait {
     unsafe forInput ? Socket.hasInput(socket) : Socket.hasRoom(socket)
   }
 
-  /// - Returns: nil when the call goes on. On the kernel it would begin anew then, by its number.
+  /// - Returns: nil when the call goes on.
   private static func interrupted(_ socket: SocketPointer, _ number: Int32, restarts: Bool) -> Waited? {
     if !restarts || !mn_sys_signals_restart() { return .failed(MN_EINTR) }
-    return unsafe mn_table_get(number) == UnsafeMutableRawPointer(socket) ? nil : .failed(MN_EBADF)
+    return unsafe mn_table_get(number) == UnsafeMutableRawPointer(socket) ? nil : .restarted
   }
 
   @inline(never)

@@ -129,6 +129,60 @@ CASE(case_37_signal, "dup2 over a socket in which a thread is blocked, or close,
   }
 }
 
+CASE(case_37_restart, "a call that a signal restarts, after its number has got another file (case 37)") {
+  struct sigaction action = {.sa_handler = nothing, .sa_flags = SA_RESTART}, old;
+  sigaction(SIGUSR1, &action, &old);
+  for (unsigned w = 0; w < LENGTH(ways); w++)
+    for (int kind = 0; kind < 2; kind++) {
+      int a = udp("a"), other = replacement(kind);
+      struct blocked receiver;
+      start(&receiver, a, ways[w].call);
+      CALL("  dup2 = %s, %s blocked", dup2(other, a) - a, ways[w].name);
+      pthread_kill(receiver.handle, SIGUSR1);
+      finish(&receiver, kind ? "restarted on a socket" : "restarted on a pipe");
+      drop(a);
+    }
+  sigaction(SIGUSR1, &old, NULL);
+}
+
+static int waker[2];
+static char selected[100];
+/// What `fd` is in, by the bits of `asked`: 1 read, 2 write, 4 except.
+static unsigned asked;
+static long by_select(int fd) {
+  fd_set sets[3];
+  for (int i = 0; i < 3; i++) {
+    FD_ZERO(&sets[i]);
+    if (asked >> i & 1) FD_SET(fd, &sets[i]);
+  }
+  FD_SET(waker[0], &sets[0]);
+  struct timeval limit = {10, 0};
+  int n = select((fd > waker[0] ? fd : waker[0]) + 1, &sets[0], &sets[1], &sets[2], &limit);
+  snprintf(selected, sizeof selected, "read %d, write %d, except %d, the pipe %d", FD_ISSET(fd, &sets[0]) != 0, FD_ISSET(fd, &sets[1]) != 0,
+           FD_ISSET(fd, &sets[2]) != 0, FD_ISSET(waker[0], &sets[0]) != 0);
+  return n < 0 ? n : 0;
+}
+
+CASE(select_closed, "select: a socket or a pipe that is closed before, or while it waits") {
+  for (int kind = 0; kind < 2; kind++)
+    for (asked = 1; asked < 8; asked++) {
+      if (asked & 2) continue; // (there is room)
+      int a = udp("a"), pipes[2];
+      if (pipe(waker) != 0 || pipe(pipes) != 0) give_up("pipe");
+      struct blocked waiter;
+      start(&waiter, kind ? pipes[0] : a, by_select);
+      CALL("  close = %s", close(waiter.fd));
+      if (write(waker[1], "x", 1) != 1) give_up("write");
+      finish(&waiter, kind ? "closed a pipe, select" : "closed a socket, select");
+      say("  %s", selected);
+      errno = NO_ERRNO;
+      CALL("  again, select = %s", by_select(waiter.fd));
+      close(waker[0]), close(waker[1]), close(pipes[1]);
+      if (kind) drop(a);
+      else close(pipes[0]);
+    }
+}
+
 CASE(close_one_of_two, "close of the number that a thread is blocked on, while a dup stays") {
   int a = udp("a"), b = udp("b"), other = keep(dup(a));
   struct blocked receiver;
