@@ -203,6 +203,81 @@ CASE(case_45, "fairness: a pipe beside sockets that are always ready, and the re
   say("  one event at a time: the socket %s, the pipe %s", count[0] >= 10 ? "served" : "STARVED", count[1] >= 10 ? "served" : "STARVED");
 }
 
+static volatile bool flooding;
+static struct flood { int from, to; } flood;
+static void *floods(void *unused) {
+  struct sockaddr_in to = name_of(flood.to);
+  while (flooding)
+    if (sendto(flood.from, "flood", 5, MSG_DONTWAIT, (void *)&to, sizeof to) < 0) sched_yield();
+  return NULL;
+}
+/// One look at `a` (0) and `b` (1), by epoll, poll or select.
+///
+/// - Returns: a bit for each that is ready.
+static unsigned look(int way, int e, int a, int b) {
+  unsigned seen = 0;
+  if (way == 0) {
+    struct epoll_event events[4];
+    int n = epoll_wait(e, events, 4, 1000);
+    for (int i = 0; i < n; i++) seen |= 1u << events[i].data.u64;
+  } else if (way == 1) {
+    struct pollfd entries[2] = {{a, POLLIN, 0}, {b, POLLIN, 0}};
+    poll(entries, 2, 1000);
+    for (int i = 0; i < 2; i++) seen |= entries[i].revents & POLLIN ? 1u << i : 0;
+  } else {
+    fd_set set;
+    FD_ZERO(&set);
+    FD_SET(a, &set);
+    FD_SET(b, &set);
+    struct timeval limit = {1, 0};
+    if (select((a > b ? a : b) + 1, &set, NULL, NULL, &limit) > 0) seen = (FD_ISSET(a, &set) ? 1 : 0) | (FD_ISSET(b, &set) ? 2 : 0);
+  }
+  return seen;
+}
+
+CASE(case_45_load, "fairness under full load, in calls: a pipe beside a socket that is flooded, and a datagram beside a full pipe (case 45)") {
+  static const char *const ways[] = {"epoll_wait", "poll", "select"};
+  enum { ROUNDS = 200, CALLS = 8 };
+  for (int way = 0; way < 3; way++) {
+    int e = keep(epoll_create1(0)), a = udp("a"), pipes[2], most = 0;
+    flood = (struct flood){udp("b"), a};
+    if (pipe(pipes) != 0) give_up("pipe");
+    keep(pipes[0]), keep(pipes[1]);
+    add(e, a, EPOLLIN, 0), add(e, pipes[0], EPOLLIN, 1);
+    flooding = true;
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, floods, NULL) != 0) give_up("pthread_create");
+    for (int round = 0; round < ROUNDS; round++) {
+      write(pipes[1], "x", 1);
+      int calls = 1;
+      // At each call a few datagrams are taken, as by a server.
+      for (; !(look(way, e, a, pipes[0]) & 2) && calls < 1000; calls++)
+        for (int i = 0; i < 4 && recv(a, inbox, sizeof inbox, MSG_DONTWAIT) > 0; i++) {}
+      read(pipes[0], inbox, 1);
+      // Until there is load again.
+      for (int tries = 0; tries < 1000000 && recv(a, inbox, sizeof inbox, MSG_DONTWAIT) <= 0; tries++) sched_yield();
+      most = calls > most ? calls : most;
+    }
+    flooding = false;
+    pthread_join(thread, NULL);
+    say("  %s: the pipe waits for %s calls", ways[way], most <= CALLS ? "a few" : "MANY");
+    // The reverse: a pipe that is always ready.
+    wait_sent(flood.from);
+    while (recv(a, inbox, sizeof inbox, MSG_DONTWAIT) > 0) {}
+    write(pipes[1], "x", 1);
+    most = 0;
+    for (int round = 0; round < ROUNDS; round++) {
+      send_to(flood.from, a, 1, 10);
+      settle(a);
+      int calls = 1;
+      for (; !(look(way, e, a, pipes[0]) & 1) && calls < 1000; calls++) {}
+      if (recv(a, inbox, sizeof inbox, MSG_DONTWAIT) != 10) most = 1000;
+      most = calls > most ? calls : most;
+    }
+    say("  %s: the datagram waits for %s calls", ways[way], most <= CALLS ? "a few" : "MANY");
+  }
+}
+
 CASE(mixed_set, "a pipe, a timer, an eventfd, TCP and UDP in one epoll") {
   int e = keep(epoll_create1(0)), a = udp("a"), b = udp("b"), pipes[2], event = keep(eventfd(0, EFD_NONBLOCK)), timer = keep(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK));
   if (pipe(pipes) != 0) give_up("pipe");
