@@ -33,11 +33,11 @@ def alive(pid):
     return os.path.exists(f"/proc/{pid}")
 
 
-def session(pid):
-    """The session of a process, by its leader's pid (proc(5)); None: it is gone."""
+def group(pid):
+    """The group of a process, by its leader's pid (proc(5)); None: it is gone."""
     try:
         with open(f"/proc/{pid}/stat") as file:
-            return int(file.read().rpartition(")")[2].split()[3])
+            return int(file.read().rpartition(")")[2].split()[2])
     except OSError:
         return None
 
@@ -197,7 +197,7 @@ class Daemon:
         Those of the process and its children; by the program's name where none is found, as of one that has become a daemon.
         """
         sockets = self.status()["sockets"]
-        mine = ([socket for socket in sockets if session(socket["pid"]) == process.pid]
+        mine = ([socket for socket in sockets if group(socket["pid"]) == process.pid]
                 or [socket for socket in sockets if socket["program"].startswith(program)])
         return tuple(sum(socket[way]["rx"]["datagrams"] + socket[way]["tx"]["datagrams"] for socket in mine)
                      for way in ("engine", "kernel"))

@@ -101,6 +101,16 @@ extension OneAtATime {
       }
     }
 
+    @Test("a server that is started by a script is found, whatever its name")
+    func byAScript() throws {
+      try withBench(.kernel) { bench in
+        let script = try bench.write("#!/bin/sh\nexec /usr/bin/python3 '\(testProgram("blocking_echo.py"))' server \"$@\"\n", to: "start")
+        try FileManager.default.setAttributes([.posixPermissions: 0o755], ofItemAtPath: script)
+        let done = try compare(["--server", "\(script) {address} {port}", "--json", "-"], in: bench)
+        #expect(done.status == 0 && done.output.contains("\"run time\""), "\(done.errors)")
+      }
+    }
+
     @Test(
       "what cannot be measured is said before anything is",
       arguments: [
