@@ -263,6 +263,10 @@ public struct RingReader {
     unsafe mn_store_release_u64(UnsafeMutableRawPointer(ring) + 64, next)
   }
 
+  /// Whether the record that `peek` gave, of this length, is the last that was published when it last looked.
+  @inlinable @inline(__always) @_noLocks
+  public func isLast(length: Int) -> Bool { tail &- head == ringStride(UInt64(length)) }
+
   /// Steps over the record that `peek` gave. The writer sees it at `publish`.
   @inlinable @inline(__always) @_noLocks
   public mutating func advance(_ record: Record) {

@@ -49,17 +49,41 @@ extension Core {
     _ payload: UnsafeMutableRawPointer, _ length: Int, _ envelope: Envelope, _ route: Route, from slot: UInt32
   ) -> Sent {
     // Nearly always: there is one, and nobody waits for anything.
-    if pausedCount == 0 && endpoints[slot].sending == nil
-      && transports[route.target].sendWhole(
-        endpoints[slot].session, unsafe Bytes(unsafe: payload, count: length), localAddress: route.source,
-        remoteAddress: envelope.destination, localPort: envelope.sourcePort, remotePort: envelope.destinationPort,
-        ttl: envelope.ttl, tos: envelope.tos, now: now)
-    {
-      endpoints[slot].stalledSince = 0
-      mailbox.countSent(endpoint: slot, datagrams: 1, bytes: UInt64(truncatingIfNeeded: length))
-      return .done
+    if pausedCount == 0 && endpoints[slot].sending == nil {
+      let bytes = unsafe Bytes(unsafe: payload, count: length)
+      if sendAlone(bytes, envelope, route, from: slot)
+        || transports[route.target].sendWhole(
+          endpoints[slot].session, bytes, localAddress: route.source, remoteAddress: envelope.destination,
+          localPort: envelope.sourcePort, remotePort: envelope.destinationPort, ttl: envelope.ttl, tos: envelope.tos, now: now)
+      {
+        endpoints[slot].stalledSince = 0
+        mailbox.countSent(endpoint: slot, datagrams: 1, bytes: UInt64(truncatingIfNeeded: length))
+        return .done
+      }
     }
     return unsafe sendToAnySession(payload, length, envelope, route, from: slot)
+  }
+
+  /// Sends a datagram behind which its sender has no other, and before which nothing waits.
+  @inline(__always) @_noLocks
+  private mutating func sendAlone(_ bytes: Bytes, _ envelope: Envelope, _ route: Route, from slot: UInt32) -> Bool {
+    let port = route.target
+    if !endpoints[slot].reader.isLast(length: bytes.count) || transports[port].hasReady || ports[port].stashCount < 2
+      || ports[port].room < 2
+    {
+      return false
+    }
+    let packet = ports[port].stash[ports[port].stashCount &- 1]
+    let frame = unsafe Bytes(unsafe: packet.data, count: Int(packet.capacity))
+    guard
+      let transmission = transports[port].sendAlone(
+        endpoints[slot].session, bytes, localAddress: route.source, remoteAddress: envelope.destination,
+        localPort: envelope.sourcePort, remotePort: envelope.destinationPort, ttl: envelope.ttl, tos: envelope.tos,
+        into: frame.slice(Core.udpPayload), now: now)
+    else { return false }
+    ports[port].stashCount &-= 1
+    depart(packet, frame, transmission, port)
+    return true
   }
 
   @inline(never) @_noLocks
@@ -149,18 +173,22 @@ extension Core {
 
   @inline(__always) @_noLocks
   private mutating func emitSessionPacket(_ port: UInt32) -> Bool {
-    var packet = takePacket(port)
+    let packet = ports[port].stash[ports[port].stashCount &- 1]
     let frame = unsafe Bytes(unsafe: packet.data, count: Int(packet.capacity))
-    guard let it = transports[port].pollTransmit(into: frame.slice(Core.udpPayload), now: now) else {
-      ports[port].stash[ports[port].stashCount] = packet
-      ports[port].stashCount &+= 1
-      return false
-    }
+    guard let it = transports[port].pollTransmit(into: frame.slice(Core.udpPayload), now: now) else { return false }
+    ports[port].stashCount &-= 1
+    depart(packet, frame, it, port)
+    return true
+  }
+
+  /// Makes a frame of a session packet's payload and queues it.
+  @inline(__always) @_noLocks
+  private mutating func depart(_ packet: Packet, _ frame: Bytes, _ it: Transport.Transmission, _ port: UInt32) {
     let isOnLink = (it.remoteAddress ^ ports[port].address) & ports[port].mask == 0
     guard let link = link(port, isOnLink ? it.remoteAddress : ports[port].gateway) else {
       mailbox.drop(.neighbourUnresolved)
       spend(packet, port)
-      return true
+      return
     }
     let length = UDPDatagram.headerLength &+ it.length
     var sum = UDPDatagram.pseudoHeader(source: it.localAddress, destination: it.remoteAddress, length: length)
@@ -173,9 +201,9 @@ extension Core {
       source: it.localAddress, destination: it.remoteAddress, sourcePort: it.ports.source,
       destinationPort: it.ports.destination)
     ipHeader(envelope, IPv4Packet.headerMin &+ length).emit(into: frame.slice(EthernetFrame.headerLength))
+    var packet = packet
     packet.length = Int32(truncatingIfNeeded: Core.udpPayload &+ it.length)
     depart(packet, link)
-    return true
   }
 
   /// Closes sessions, as many as can be told at once.

@@ -140,6 +140,8 @@ struct Session: BitwiseCopyable {
   // Receiving.
   var expected: UInt32
   var received: (UInt64, UInt64, UInt64, UInt64)
+  /// Whether any of those bits is set: something has come before what is expected.
+  var hasGap: Bool
   var ackPending: UInt32
   var ackNow: Bool
   var sawDuplicate: Bool

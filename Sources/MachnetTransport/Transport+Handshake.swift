@@ -147,7 +147,7 @@ extension Transport {
       minimumRTT: .max, nextMinimumRTT: .max, minimumUntil: 0, latestRTT: 0, latestWait: 0, rackSentAt: 0,
       reorderEighths: Transport.reorderEighthsLeast,
       reorderUntil: 0, backoff: 0, progressAt: now, timerFrom: now, timedOutAt: 0, probeSent: false, wantsProbe: false,
-      congestion: CongestionControl(target: options.targetDelay), expected: 0, received: (0, 0, 0, 0), ackPending: 0,
+      congestion: CongestionControl(target: options.targetDelay), expected: 0, received: (0, 0, 0, 0), hasGap: false, ackPending: 0,
       ackNow: false, sawDuplicate: false, echoTimestamp: 0, echoArrival: 0, hasEcho: false, echoWaited: 0,
       assemblies: 0, ackAt: 0, lossAt: 0, paceAt: 0, heardAt: now, messageAt: now, pingNext: false, sentPackets: 0,
       receivedPackets: 0, retransmissions: 0)

@@ -90,8 +90,7 @@ extension Transport {
     }
     if !isLone && !isAcceptable(content, slot) { return nil }
     // From here on the packet counts as received.
-    let words = sessions[slot].received
-    let hadGap = words.0 | words.1 | words.2 | words.3 != 0
+    let hadGap = sessions[slot].hasGap
     if ahead == 0 && !hadGap { sessions[slot].expected &+= 1 } else { receivedAhead(slot, ahead) }
     sessions[slot].echoTimestamp = packet.timestamp
     sessions[slot].echoArrival = now
@@ -137,10 +136,12 @@ extension Transport {
   @inline(never) @_noLocks
   private func receivedAhead(_ slot: UInt32, _ ahead: Int) {
     if ahead == 0 { advance(slot) } else { setReceived(slot, ahead &- 1) }
+    let words = sessions[slot].received
+    sessions[slot].hasGap = words.0 | words.1 | words.2 | words.3 != 0
   }
 
   /// Packets after which an acknowledgement does not wait for company any more.
-  static var ackEvery: UInt32 { @_noLocks get { 8 } }
+  static var ackEvery: UInt32 { @_noLocks get { 16 } }
 
   // MARK: What has been received. Bit i stands for packet expected + 1 + i.
 
@@ -195,8 +196,8 @@ extension Transport {
   /// SACK words that say something, 0...4.
   @inline(__always) @_noLocks
   func sackWords(_ slot: UInt32) -> Int {
+    if !sessions[slot].hasGap { return 0 }
     let words = sessions[slot].received
-    if words.0 | words.1 | words.2 | words.3 == 0 { return 0 }
     if words.3 != 0 { return 4 }
     if words.2 != 0 { return 3 }
     return words.1 != 0 ? 2 : 1

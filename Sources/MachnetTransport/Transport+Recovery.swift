@@ -31,7 +31,15 @@ extension Transport {
     var newly = 0
     var number = base
     while number != packet.ack {
-      newly &+= acknowledge(slot, number, now)
+      let at = place(slot, number)
+      if slots[at].state == .inFlight && slots[at].transmissions == 1 {
+        sessions[slot].inFlight &-= 1
+        sessions[slot].rackSentAt = max(sessions[slot].rackSentAt, slots[at].sentAt)
+        arrived(slot, at)
+        newly &+= 1
+      } else {
+        newly &+= acknowledge(slot, number, now)
+      }
       number &+= 1
     }
     sessions[slot].base = packet.ack
@@ -70,7 +78,7 @@ extension Transport {
   }
 
   /// - Returns: 1 when the packet was not known to have arrived, else 0.
-  @inline(__always) @_noLocks
+  @inline(never) @_noLocks
   private mutating func acknowledge(_ slot: UInt32, _ number: UInt32, _ now: UInt64) -> Int {
     let at = place(slot, number)
     if slots[at].state == .inFlight {
@@ -80,15 +88,21 @@ extension Transport {
     } else {
       return 0
     }
-    slots[at].state = .acknowledged
-    give(buffer: slots[at].buffer)
-    slots[at].buffer = none
-    sessions[slot].pendingMessages &-= UInt32(slots[at].messages)
     // A copy that was sent a moment ago cannot be the one that has arrived (RFC 8985, 6.2, step 2).
     if slots[at].transmissions == 1 || now &- slots[at].sentAt >= sessions[slot].minimumRTT {
       sessions[slot].rackSentAt = max(sessions[slot].rackSentAt, slots[at].sentAt)
     }
+    arrived(slot, at)
     return 1
+  }
+
+  /// Gives back what is kept for a packet that has arrived.
+  @inline(__always) @_noLocks
+  private mutating func arrived(_ slot: UInt32, _ at: Int) {
+    slots[at].state = .acknowledged
+    give(buffer: slots[at].buffer)
+    slots[at].buffer = none
+    sessions[slot].pendingMessages &-= UInt32(slots[at].messages)
   }
 
   @inline(__always) @_noLocks

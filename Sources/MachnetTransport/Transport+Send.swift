@@ -64,26 +64,78 @@ extension Transport {
     _ hint: UInt32, _ payload: Bytes, localAddress: UInt32, remoteAddress: UInt32, localPort: UInt16, remotePort: UInt16,
     ttl: UInt8, tos: UInt8, now: UInt64
   ) -> Bool {
-    if Int(hint) >= sessions.count || sessions[hint].remoteAddress != remoteAddress
-      || sessions[hint].localAddress != localAddress || sessions[hint].state != .open
-      || payload.count > Int(sessions[hint].piece)
+    isOpen(hint, localAddress, remoteAddress) && payload.count <= Int(sessions[hint].piece)
+      && stageWhole(hint, payload, localPort: localPort, remotePort: remotePort, ttl: ttl, tos: tos, now: now)
+  }
+
+  /// As `sendWhole`, but the message has a packet to itself, and that is written into `bytes` at once: without the way through
+  /// the list of those with something to send, where nothing is on it.
+  ///
+  /// - Returns: nil where that cannot be, or the session has sent a packet at this time already, so that this message may
+  ///   share one with others; nothing has been accepted then.
+  @_noLocks
+  public mutating func sendAlone(
+    _ hint: UInt32, _ payload: Bytes, localAddress: UInt32, remoteAddress: UInt32, localPort: UInt16, remotePort: UInt16,
+    ttl: UInt8, tos: UInt8, into bytes: Bytes, now: UInt64
+  ) -> Transmission? {
+    if !isOpen(hint, localAddress, remoteAddress) || payload.count > Int(sessions[hint].piece) { return nil }
+    let number = sessions[hint].nextNumber
+    if number != sessions[hint].staged || sessions[hint].isReady || !isUnhindered(hint, number) || freeBufferCount == 0
+      || slots[place(hint, number &- 1)].sentAt == now
     {
-      return false
+      return nil
     }
-    return stageWhole(hint, payload, localPort: localPort, remotePort: remotePort, ttl: ttl, tos: tos, now: now)
+    let chunk = whole(hint, payload.count, localPort: localPort, remotePort: remotePort, ttl: ttl, tos: tos)
+    let at = place(hint, number)
+    slots[at] = Slot(buffer: takeBuffer())
+    sessions[hint].staged = number &+ 1
+    put(chunk, payload, into: at, 0)
+    slots[at].messages = 1
+    sessions[hint].pendingMessages &+= 1
+    accepted(hint, now)
+    count(.packetsSent)
+    return emitNext(hint, bytes, now)
+  }
+
+  @inline(__always) @_noLocks
+  private func isOpen(_ slot: UInt32, _ localAddress: UInt32, _ remoteAddress: UInt32) -> Bool {
+    Int(slot) < sessions.count && sessions[slot].remoteAddress == remoteAddress
+      && sessions[slot].localAddress == localAddress && sessions[slot].state == .open
+  }
+
+  @inline(__always) @_noLocks
+  private func whole(
+    _ slot: UInt32, _ length: Int, localPort: UInt16, remotePort: UInt16, ttl: UInt8, tos: UInt8
+  ) -> MachnetChunk {
+    MachnetChunk(
+      message: sessions[slot].nextMessage, total: UInt32(truncatingIfNeeded: length), offset: 0, kind: MachnetChunk.piece,
+      length: length, sourcePort: localPort, destinationPort: remotePort, ttl: ttl, tos: tos)
+  }
+
+  @inline(__always) @_noLocks
+  private func accepted(_ slot: UInt32, _ now: UInt64) {
+    sessions[slot].nextMessage &+= 1
+    sessions[slot].messageAt = now
+    count(.messagesSent)
+  }
+
+  /// Writes a chunk into a packet's buffer, behind `start` bytes of others.
+  @inline(__always) @_noLocks
+  private func put(_ chunk: MachnetChunk, _ bytes: Bytes, into at: Int, _ start: Int) {
+    let end = start &+ MachnetChunk.headerLength &+ bytes.count
+    let target = buffer(slots[at].buffer).slice(start, to: end)
+    chunk.emit(into: target)
+    target.copy(bytes, to: MachnetChunk.headerLength)
+    slots[at].length = UInt16(truncatingIfNeeded: end)
   }
 
   @inline(__always) @_noLocks
   private mutating func stageWhole(
     _ slot: UInt32, _ payload: Bytes, localPort: UInt16, remotePort: UInt16, ttl: UInt8, tos: UInt8, now: UInt64
   ) -> Bool {
-    let chunk = MachnetChunk(
-      message: sessions[slot].nextMessage, total: UInt32(truncatingIfNeeded: payload.count), offset: 0,
-      kind: MachnetChunk.piece, length: payload.count, sourcePort: localPort, destinationPort: remotePort, ttl: ttl, tos: tos)
+    let chunk = whole(slot, payload.count, localPort: localPort, remotePort: remotePort, ttl: ttl, tos: tos)
     if !stage(slot, chunk, payload, endsMessage: true, now) { return false }
-    sessions[slot].nextMessage &+= 1
-    sessions[slot].messageAt = now
-    count(.messagesSent)
+    accepted(slot, now)
     return true
   }
 
@@ -158,10 +210,7 @@ extension Transport {
       slots[at] = Slot(buffer: takeBuffer())
       sessions[slot].staged = staged &+ 1
     }
-    let target = buffer(slots[at].buffer).slice(start, to: start &+ size)
-    chunk.emit(into: target)
-    target.copy(bytes, to: MachnetChunk.headerLength)
-    slots[at].length = UInt16(truncatingIfNeeded: start &+ size)
+    put(chunk, bytes, into: at, start)
     if isPart {
       slots[at].part = endsMessage ? .end : .begun
       slots[at].message = chunk.message
@@ -216,14 +265,18 @@ extension Transport {
   private mutating func emit(_ slot: UInt32, _ bytes: Bytes, _ now: UInt64) -> Transmission? {
     // Nearly always: the next packet of an open session that has lost none.
     let next = sessions[slot].nextNumber
-    let window = sessions[slot].congestion.window
-    if sessions[slot].state == .open && next != sessions[slot].staged && sessions[slot].lost == 0
-      && !sessions[slot].wantsProbe && window >= 1 && Double(sessions[slot].inFlight) < window
-      && distance(sessions[slot].base, next) < Int(sessions[slot].peerWindow)
-    {
+    if sessions[slot].state == .open && next != sessions[slot].staged && !sessions[slot].wantsProbe && isUnhindered(slot, next) {
       return emitNext(slot, bytes, now)
     }
     return emitOther(slot, bytes, now)
+  }
+
+  /// Whether a new packet may go at once: nothing has to be repaired first, both windows have room, and there is no pacing.
+  @inline(__always) @_noLocks
+  private func isUnhindered(_ slot: UInt32, _ number: UInt32) -> Bool {
+    let window = sessions[slot].congestion.window
+    return sessions[slot].lost == 0 && window >= 1 && Double(sessions[slot].inFlight) < window
+      && distance(sessions[slot].base, number) < Int(sessions[slot].peerWindow)
   }
 
   @inline(never) @_noLocks
@@ -238,17 +291,17 @@ extension Transport {
     }
     if sessions[slot].wantsProbe {
       sessions[slot].wantsProbe = false
-      if let number = lastInFlight(slot) { return emitAgain(slot, number, bytes, now, isProbe: true) }
+      if let number = lastInFlight(slot) { return emitAgain(slot, number, bytes, now) }
     }
     if mayTransmit(slot, now) {
       if sessions[slot].lost > 0, let number = firstLost(slot) {
         sessions[slot].lost &-= 1
         sessions[slot].inFlight &+= 1
-        return emitAgain(slot, number, bytes, now, isProbe: false)
+        return emitAgain(slot, number, bytes, now)
       }
       let next = sessions[slot].nextNumber
       if next != sessions[slot].staged && distance(sessions[slot].base, next) < Int(sessions[slot].peerWindow) {
-        return emitNext(slot, bytes, now)
+        return emitPaced(slot, bytes, now)
       }
       if sessions[slot].pingNext && next == sessions[slot].staged
         && distance(sessions[slot].base, next) < Transport.windowMax
@@ -256,7 +309,7 @@ extension Transport {
         sessions[slot].pingNext = false
         slots[place(slot, next)] = Slot(buffer: none)
         sessions[slot].staged &+= 1
-        return emitNext(slot, bytes, now)
+        return emitPaced(slot, bytes, now)
       }
     }
     if sessions[slot].ackNow { return emitAck(slot, bytes, now) }
@@ -316,11 +369,17 @@ extension Transport {
     return emitNumbered(slot, number, bytes, now, ackNow: isLast || slots[at].length == 0)
   }
 
+  /// The next packet, of a session that may have a window below one.
+  @inline(never) @_noLocks
+  private mutating func emitPaced(_ slot: UInt32, _ bytes: Bytes, _ now: UInt64) -> Transmission {
+    if sessions[slot].congestion.window < 1 { pace(slot, now) }
+    return emitNext(slot, bytes, now)
+  }
+
   /// A packet that was sent before, with the wish for an answer at once.
   @inline(never) @_noLocks
-  private mutating func emitAgain(_ slot: UInt32, _ number: UInt32, _ bytes: Bytes, _ now: UInt64, isProbe: Bool)
-    -> Transmission
-  {
+  private mutating func emitAgain(_ slot: UInt32, _ number: UInt32, _ bytes: Bytes, _ now: UInt64) -> Transmission {
+    if sessions[slot].congestion.window < 1 { pace(slot, now) }
     let at = place(slot, number)
     count(.retransmissions)
     sessions[slot].retransmissions &+= 1
@@ -336,7 +395,6 @@ extension Transport {
     let length = Int(slots[at].length)
     slots[at].state = .inFlight
     slots[at].sentAt = now
-    if sessions[slot].congestion.window < 1 { pace(slot, now) }
     let words = sackWords(slot)
     let flags = ackNow ? MachnetPacket.numbered | MachnetPacket.ackNow : MachnetPacket.numbered
     var start = MachnetPacket.headerLength
