@@ -88,8 +88,10 @@ class Process:
             _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a killed script leaves no program behind
 
         with open(self.out_path, "wb") as out, open(self.err_path, "wb") as err:
+            # No session of its own: the kernel would schedule each as a group apart (sched_autogroup_enabled, sched(7)), and a
+            # sched_yield(2) does not reach beyond its group.
             self.popen = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=lab.directory, start_new_session=True,
+                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=lab.directory, process_group=0,
                 preexec_fn=prepare)
         self.pid = self.popen.pid
         self.ended_cpu_seconds = 0.0
@@ -133,7 +135,7 @@ class Process:
         return self.popen.returncode
 
     def kill(self):
-        # The group is ours alone (start_new_session), and its leader is unreaped or just reaped.
+        # The group is ours alone (process_group), and its leader is unreaped or just reaped.
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
