@@ -82,8 +82,9 @@ struct Daemon: ParsableCommand {
     let socket = try ControlSocket(config.control)
     let machine = Machine.current
     let directory = try DirectoryMemory(config: config, processors: machine.processors.count)
-    let engines = try Engines(
-      config, directory, sharesCores: config.waiting.yields(processors: machine.processors.count))
+    let yields = config.waiting.yields(processors: machine.processors.count)
+    if let hint = Scheduling.hint(yields: yields) { log.info("\(hint)") }
+    let engines = try Engines(config, directory, sharesCores: yields)
     let file = self.config
     let server = try ControlServer(
       config: config, socket: socket, directory: directory, engines: engines.controls, log: log, signals: signals,
