@@ -33,7 +33,7 @@ def synopsis(command, path):
         if argument["kind"] == "positional":
             name = "command ..." if argument["isRepeating"] else argument["valueName"]
             parts.append(f".RI [ \"{roff(name)}\" ]" if argument["isOptional"] else f".I {roff(name)}")
-        elif argument["names"][0]["name"] not in ("help", "h"):
+        elif argument["names"][0]["name"] not in ("help", "h", "version"):
             parts.append(f"[{option(argument)}]")
     return "\n".join(parts)
 

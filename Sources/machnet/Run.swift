@@ -8,8 +8,11 @@ struct Run: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Runs a program whose marked flows leave the kernel.",
     discussion: """
-      The program takes this process's place: signals reach it, and its exit code is its own. MACHNET_LOG=debug has \
-      the preload library say what it does.
+      The program takes this process's place: signals reach it, and its exit code is its own.
+
+      The preload library reads MACHNET_SOCKET (the daemon's), MACHNET_SPIN_US (0 to 1000000) and MACHNET_YIELD (true or false) instead \
+      of a profile, and MACHNET_LOG (error, info or debug: it says on standard error what it does). What does not fit is \
+      ignored there, and told here.
 
       Profiles: latency (looks at the rings for 1 ms before it sleeps), throughput (sleeps after 10 us, so that \
       bursts gather), shared-core (gives the core away between looks), and those under 'profiles:' in the config.
@@ -63,7 +66,15 @@ struct Run: ParsableCommand {
       variables.append(
         ("LD_PRELOAD", mergedPreload(environment("LD_PRELOAD"), adding: library, sanitizersOfProgram: runtimes)))
     }
-    if strict { try refuseUnlessCertain(program, library) }
+    let ignored = misunderstood(except: variables.map(\.0))
+    for text in ignored { complain("machnet: \(text)") }
+    if strict {
+      if !ignored.isEmpty {
+        complain("machnet: \(program) is not started (--strict)")
+        throw ExitCode(125)
+      }
+      try refuseUnlessCertain(program, library)
+    }
     if dryRun {
       print("env " + (variables.map { "\($0.0)=\($0.1)" } + command).map(quotedForShell).joined(separator: " "))
       return
@@ -72,8 +83,23 @@ struct Run: ParsableCommand {
     var arguments: [UnsafeMutablePointer<CChar>?] = unsafe command.map { unsafe strdup($0) } + [nil]
     _ = unsafe execvp(program, &arguments)
     let code = errno
-    complain("machnet: \(program): \(unsafe String(cString: strerror(code)))")
-    throw ExitCode(code == ENOENT ? 127 : 126)
+    // A script or program whose interpreter is missing is ENOENT, too (execve(2)).
+    let isThere = unsafe code == ENOENT && program.contains("/") && access(program, F_OK) == 0
+    complain("machnet: \(program): \(isThere ? "its interpreter is not there; machnet inspect says which" : unsafe String(cString: strerror(code)))")
+    throw ExitCode(code == ENOENT && !isThere ? 127 : 126)
+  }
+
+  /// Settings of the environment that the preload library will not obey (`Waiting` and `start` in the shim).
+  private func misunderstood(except replaced: [String]) -> [String] {
+    let settings: [(name: String, expected: String, fits: (String) -> Bool)] = [
+      ("MACHNET_SPIN_US", "0 to 1000000", { $0.utf8.count <= 7 && $0.utf8.allSatisfy { 48...57 ~= $0 } && Int($0) ?? .max <= 1_000_000 }),
+      ("MACHNET_YIELD", "true or false", { ["true", "false"].contains($0) }),
+      ("MACHNET_LOG", "error, info or debug", { ["error", "info", "debug"].contains($0) }),
+    ]
+    return settings.compactMap { name, expected, fits in
+      guard !replaced.contains(name), let value = environment(name), !fits(value) else { return nil }
+      return "\(name)=\(value) is ignored: expected \(expected)"
+    }
   }
 
   /// The profile's environment.

@@ -197,6 +197,10 @@ private func write(_ text: String, to name: String) throws -> String {
     #expect(try status("/bin/sh", "-c", "test \"$1\" = --config", "sh", "--config") == 0)
     #expect(try status("no-such-program-anywhere") == 127)
     #expect(try status("/etc/passwd") == 126)
+    let script = try write("#!/no/such/interpreter\n", to: "no-interpreter")
+    unsafe chmod(script, 0o755)
+    let (bad, _, why) = try run(["machnet", "run", "--", script])
+    #expect(bad == 126 && why.contains("its interpreter is not there"), "\(why)")
     // What is wrong with the command line is said of this command, and no option of ours is taken for a program.
     for (words, problem) in [([], "expected -- PROGRAM"), (["--strct", "--", "true"], "there is no option '--strct'"), (["--profile", "x", "--", "true"], "there is no profile 'x'")] {
       let (status, _, errors) = try run(["machnet", "run"] + words)
@@ -239,6 +243,27 @@ private func write(_ text: String, to name: String) throws -> String {
       let wrong = try write(text + "\n", to: "wrong-profiles.yaml")
       #expect(try run(["machnetd", "--check", "--config", wrong]).2.contains(problem))
     }
+  }
+
+  @Test func settingsThatTheLibraryWillNotObeyAreTold() throws {
+    func said(_ environment: [String: String], _ options: String...) throws -> (Int32, String) {
+      let (status, _, errors) = try run(["machnet", "run", "--socket", "/nowhere"] + options + ["--", "/bin/true"], environment: environment)
+      return (status, errors)
+    }
+    for (name, right, wrong) in [
+      ("MACHNET_SPIN_US", ["0", "1000000"], ["-1", "1000001", "00000000", "fast"]), ("MACHNET_YIELD", ["true", "false"], ["yes"]),
+      ("MACHNET_LOG", ["error"], ["verbose"]),
+    ] {
+      for value in right { #expect(try said([name: value]) == (0, "")) }
+      for value in wrong {
+        let (status, errors) = try said([name: value])
+        #expect(status == 0 && errors.hasPrefix("machnet: \(name)=\(value) is ignored: expected "), "\(errors)")
+      }
+    }
+    let (status, errors) = try said(["MACHNET_YIELD": "maybe"], "--strict")
+    #expect(status == 125 && errors.contains("is ignored: expected true or false") && errors.contains("is not started (--strict)"))
+    // A profile takes their place.
+    #expect(try said(["MACHNET_SPIN_US": "maybe"], "--profile", "latency") == (0, ""))
   }
 
   @Test func strictStartsNothingThatStaysOnTheKernel() throws {
