@@ -8,7 +8,7 @@ enum Control {
   /// What an answer brought.
   struct Answer {
     var reply = mn_reply()
-    var descriptors: InlineArray<17, Int32> = .init(repeating: -1)
+    var descriptors: InlineArray<18, Int32> = .init(repeating: -1)
     var descriptorCount = 0
 
     /// Closes what nobody has taken.
@@ -162,8 +162,8 @@ enum Control {
     guard answer.reply.status == 0 else { return true }
     let socket = unsafe process.pointee.unansweredSocket
     switch Int(answer.reply.kind) {
-    case MN_REQUEST_CHANNEL: _ = unsafe map(process, &answer)
-    case MN_REQUEST_OPEN: unsafe Socket.openedLate(socket, process, answer)
+    case MN_REQUEST_CHANNEL: _ = unsafe map(process, &answer, at: 0)
+    case MN_REQUEST_OPEN: unsafe Socket.openedLate(socket, process, &answer)
     default: if let socket = unsafe socket { unsafe socket.pointee.local = Name(mapped: answer.reply.local, port: answer.reply.local_port) }
     }
     return true
@@ -194,7 +194,7 @@ enum Control {
   static func receive(_ socket: Int32, _ answer: inout Answer, sequence: UInt32, flags: Int32 = 0) -> Int64 {
     while true {
       var reply = mn_reply()
-      // Room for the cmsghdr and 17 descriptors.
+      // Room for the cmsghdr and 18 descriptors.
       var control: InlineArray<12, UInt64> = .init(repeating: 0)
       let result = unsafe withUnsafeMutableBytes(of: &reply) { bytes in
         unsafe withUnsafeMutableBytes(of: &control) { control in
@@ -207,7 +207,7 @@ enum Control {
             if unsafe result > 0 && message.control_length >= 20 {
               let header = unsafe control.load(as: mn_cmsghdr.self)
               if header.level == Int32(MN_SOL_SOCKET) && header.type == 1 && header.length <= control.count {
-                answer.descriptorCount = min((Int(header.length) - 16) / 4, 17)
+                answer.descriptorCount = min((Int(header.length) - 16) / 4, 18)
                 for index in 0..<answer.descriptorCount {
                   answer.descriptors[index] = unsafe control.load(fromByteOffset: 16 + index * 4, as: Int32.self)
                 }
@@ -236,16 +236,28 @@ enum Control {
     var answer = Answer()
     defer { answer.discard() }
     guard unsafe exchange(process, &request, passing: -1, &answer, for: nil) == 0 else { return nil }
-    return unsafe map(process, &answer)
+    return unsafe map(process, &answer, at: 0)
   }
 
-  /// Maps the channel that the daemon has made. The caller holds the process's lock.
+  /// The channel of an endpoint that this process has joined.
+  static func joinedChannel(_ process: ProcessPointer, _ answer: inout Answer) -> UnsafeMutablePointer<Channel>? {
+    for index in 0..<(unsafe process.pointee.channelCount) {
+      let channel = unsafe process.pointee.channels + index
+      if unsafe channel.pointee.identifier == answer.reply.channel { return unsafe channel }
+    }
+    guard let channel = unsafe map(process, &answer, at: 1) else { return nil }
+    // Its free blocks are the other process's.
+    unsafe channel.pointee.inherited = true
+    return unsafe channel
+  }
+
+  /// Maps the channel whose descriptors an answer brings from `first` on: memory, then doorbells. The caller holds the process's lock.
   @inline(never)
-  private static func map(_ process: ProcessPointer, _ answer: inout Answer) -> UnsafeMutablePointer<Channel>? {
-    guard answer.descriptorCount >= 2 else { return nil }
+  private static func map(_ process: ProcessPointer, _ answer: inout Answer, at first: Int) -> UnsafeMutablePointer<Channel>? {
     let size = Int(answer.reply.size)
-    guard size >= Int(MN_CHANNEL_HEADER), size < 1 << 40,
-      let base = unsafe mn_sys_map_shared(answer.descriptors[0], size, true)
+    guard unsafe process.pointee.channelCount < Int(MN_CHANNELS_PER_PROCESS_MAX), answer.descriptorCount > first + 1,
+      size >= Int(MN_CHANNEL_HEADER), size < 1 << 40,
+      let base = unsafe mn_sys_map_shared(answer.descriptors[first], size, true)
     else { return nil }
     let header = unsafe base.load(as: mn_channel.self)
     let power = header.tx_capacity & (header.tx_capacity &- 1) == 0 && header.rx_capacity & (header.rx_capacity &- 1) == 0
@@ -253,7 +265,7 @@ enum Control {
       header.tx_capacity >= MN_RING_MIN, header.tx_capacity <= MN_RING_MAX,
       header.rx_capacity >= MN_RING_MIN, header.rx_capacity <= MN_RING_MAX,
       header.endpoint_capacity <= MN_CHANNEL_ENDPOINTS_MAX, header.engine_count >= 1, header.engine_count <= MN_ENGINES_MAX,
-      answer.descriptorCount == 1 + Int(header.engine_count),
+      answer.descriptorCount == first + 1 + Int(header.engine_count),
       mn_channel_size(header.endpoint_capacity, header.engine_count, header.tx_capacity, header.rx_capacity)
         <= UInt64(size)
     else {
@@ -264,7 +276,7 @@ enum Control {
       base: base, identifier: answer.reply.channel, token: header.token, capacity: header.endpoint_capacity,
       engineCount: header.engine_count, txCapacity: header.tx_capacity, rxCapacity: header.rx_capacity,
       doorbells: .init(repeating: -1), full: false, inherited: false)
-    for engine in 0..<Int(header.engine_count) { channel.doorbells[engine] = Process.hide(answer.take(1 + engine)) }
+    for engine in 0..<Int(header.engine_count) { channel.doorbells[engine] = Process.hide(answer.take(first + 1 + engine)) }
     let place = unsafe process.pointee.channels + process.pointee.channelCount
     unsafe place.initialize(to: channel)
     unsafe process.pointee.channelCount += 1

@@ -53,6 +53,8 @@ struct Process {
   var unanswered: UInt32
   var unansweredSince: UInt64
   var unansweredSocket: SocketPointer?
+  /// About to become another program.
+  var isLeaving: Bool
   var lifelines: InlineArray<8, Int32>
   var lifelineCount: Int
   var sockets: SocketSlab
@@ -85,7 +87,7 @@ public func start() {
       lock: FairLock(), control: -1, greeting: false, sequence: 0, lastAttempt: 0, directory: nil, generation: 0,
       mask: ProgramMask(), channels: channels.bindMemory(to: Channel.self, capacity: Int(MN_CHANNELS_PER_PROCESS_MAX)),
       channelCount: 0, senders: .init(repeating: nil), senderNext: 0, departed: .init(repeating: 0), departedNext: 0, departedUntil: 0, lostSockets: 0, unanswered: 0, unansweredSince: 0,
-      unansweredSocket: nil, lifelines: .init(repeating: -1), lifelineCount: 0, sockets: SocketSlab(),
+      unansweredSocket: nil, isLeaving: false, lifelines: .init(repeating: -1), lifelineCount: 0, sockets: SocketSlab(),
       spinNanoseconds: Waiting.spin(), yields: Waiting.yields(), executable: .init(repeating: 0), called: .init(repeating: 0)))
   unsafe withUnsafeMutableBytes(of: &process.pointee.executable) { executable in
     unsafe withUnsafeMutableBytes(of: &process.pointee.called) { called in

@@ -46,7 +46,7 @@ extension Socket {
         unsafe channel.pointee.full = true
         continue
       }
-      return unsafe opened(socket, fd, channel, answer, process, peer)
+      return unsafe opened(socket, fd, channel, &answer, process, peer)
     }
     return false
   }
@@ -56,7 +56,7 @@ extension Socket {
   /// - Returns: whether the socket is offloaded now.
   @inline(never)
   private static func opened(
-    _ socket: SocketPointer, _ fd: Int32, _ channel: UnsafeMutablePointer<Channel>, _ answer: Control.Answer, _ process: ProcessPointer,
+    _ socket: SocketPointer, _ fd: Int32, _ asked: UnsafeMutablePointer<Channel>, _ answer: inout Control.Answer, _ process: ProcessPointer,
     _ peer: Name
   ) -> Bool {
     let status = answer.reply.status
@@ -65,11 +65,14 @@ extension Socket {
       unsafe Loss.postpone(process)
       return false
     }
-    let granted = unsafe status == 0 && answer.reply.endpoint < channel.pointee.capacity
+    let joins = status == 0 && answer.reply.size != 0
+    // (Where it cannot be mapped, the daemon takes this process's part back at its end.)
+    let channel = unsafe joins ? Control.joinedChannel(process, &answer) ?? asked : asked
+    let granted = unsafe status == 0 && (!joins || channel != asked) && answer.reply.endpoint < channel.pointee.capacity
       && answer.reply.engine < channel.pointee.engineCount
     let event = granted ? Process.copy(answer.descriptors[0]) : -1
     if event < 0 {
-      if granted {
+      if granted && !joins {
         // No descriptor is left for it.
         let old = unsafe (socket.pointee.channel, socket.pointee.index)
         unsafe socket.pointee.channel = channel
@@ -85,7 +88,7 @@ extension Socket {
       unsafe decide(socket)
       return false
     }
-    unsafe adopt(socket, fd, channel, answer.reply, event: event, peer: peer)
+    unsafe adopt(socket, fd, channel, answer.reply, event: event, peer: peer, joins: joins)
     unsafe mn_log(2, "socket % is on Machnet, local port %", Int64(fd), Int64(answer.reply.local_port))
     return true
   }
@@ -94,13 +97,13 @@ extension Socket {
   ///
   /// - Parameter socket: nil when it has been closed since.
   @inline(never)
-  static func openedLate(_ socket: SocketPointer?, _ process: ProcessPointer, _ answer: Control.Answer) {
+  static func openedLate(_ socket: SocketPointer?, _ process: ProcessPointer, _ answer: inout Control.Answer) {
     for index in 0..<(unsafe process.pointee.channelCount) {
       let channel = unsafe process.pointee.channels + index
       guard unsafe channel.pointee.identifier == answer.reply.channel else { continue }
       if let socket = unsafe socket, unsafe socket.pointee.fd >= 0 && !socket.pointee.isOffloaded && socket.pointee.retired == .no {
         // Its peer may have changed since.
-        unsafe socket.pointee.awaits = opened(socket, socket.pointee.fd, channel, answer, process, .none)
+        unsafe socket.pointee.awaits = opened(socket, socket.pointee.fd, channel, &answer, process, .none)
       } else {
         unsafe close(channel, answer.reply.endpoint, process, keeping: false)
       }
@@ -118,7 +121,8 @@ extension Socket {
   }
 
   private static func adopt(
-    _ socket: SocketPointer, _ fd: Int32, _ channel: UnsafeMutablePointer<Channel>, _ reply: mn_reply, event: Int32, peer: Name
+    _ socket: SocketPointer, _ fd: Int32, _ channel: UnsafeMutablePointer<Channel>, _ reply: mn_reply, event: Int32, peer: Name,
+    joins: Bool
   ) {
     let block = unsafe channel.pointee.base + Int(mn_endpoint_offset(reply.endpoint))
     let endpoint = unsafe block.assumingMemoryBound(to: mn_endpoint.self)
@@ -138,14 +142,20 @@ extension Socket {
     unsafe socket.pointee.refused = false
     unsafe socket.pointee.cached = .none
     unsafe bindRings(socket)
-    unsafe endpoint.pointee.references = 1
-    unsafe endpoint.pointee.flags = 0
-    unsafe readOptions(endpoint, fd, socket.pointee.domain)
+    unsafe socket.pointee.hasJoined = joins
+    // (What is joined has all this already, and the peer may be one that no kernel knows.)
+    if !joins {
+      unsafe endpoint.pointee.references = 1
+      unsafe endpoint.pointee.flags = 0
+      unsafe readOptions(endpoint, fd, socket.pointee.domain)
+    }
     unsafe socket.pointee.endpoint = endpoint
     mn_fence()
     unsafe setFlag(socket, Int(mn_load_relaxed_u32(&socket.pointee.shut)), true)
-    unsafe readReceiveLimit(socket, fd)
-    unsafe readPeer(endpoint, fd, socket.pointee.domain, stated: peer)
+    if !joins {
+      unsafe readReceiveLimit(socket, fd)
+      unsafe readPeer(endpoint, fd, socket.pointee.domain, stated: peer)
+    }
     unsafe socket.pointee.undecided = false
     unsafe socket.pointee.awaits = false
     _ = unsafe mn_fetch_add_u32(&socket.pointee.attachments, 1)
@@ -191,6 +201,22 @@ extension Socket {
     }
   }
 
+  /// A bound socket gets its endpoint if the rules may lead it to Machnet.
+  ///
+  /// - Parameter inherited: also where the rules do not name this program, if the last one has left something unread.
+  @inline(never)
+  static func attachBound(_ socket: SocketPointer, _ fd: Int32, _ process: ProcessPointer, inherited: Bool) {
+    guard unsafe !socket.pointee.isOffloaded, let directory = unsafe process.pointee.directory,
+      let bound = unsafe kernelName(fd, socket.pointee.domain, peer: false), !inherited || bound.port != 0
+    else { return }
+    unsafe refreshRules(process)
+    let rules = directory.rules(generation: unsafe process.pointee.generation)
+    let mayLead = unsafe rules.mayLeadToMachnet(program: process.pointee.mask, localAddress: bound.address, localPort: bound.port)
+    if mayLead || inherited { _ = unsafe attach(socket, fd, onlyKnown: !mayLead) }
+    if !mayLead { unsafe mn_head_always(&socket.pointee.head, process.pointee.generation) }
+    unsafe decide(socket)
+  }
+
   /// Gives an unbound shadow a port, as the kernel would at its first send: the wildcard and an ephemeral port.
   static func autobind(_ fd: Int32, _ domain: Int32) {
     var image: InlineArray<4, UInt64> = .init(repeating: 0)
@@ -216,17 +242,7 @@ public func bind(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ address: Unsaf
   }
   let result = unsafe mn_real_bind(fd, address, length)
   if result != 0 { return result }
-  guard unsafe !socket.pointee.isOffloaded, let bound = unsafe Socket.kernelName(fd, socket.pointee.domain, peer: false) else {
-    return result
-  }
-  unsafe Socket.refreshRules(process)
-  let rules = directory.rules(generation: unsafe process.pointee.generation)
-  if unsafe rules.mayLeadToMachnet(program: process.pointee.mask, localAddress: bound.address, localPort: bound.port) {
-    _ = unsafe Socket.attach(socket, fd)
-  } else {
-    unsafe mn_head_always(&socket.pointee.head, process.pointee.generation)
-  }
-  unsafe Socket.decide(socket)
+  unsafe Socket.attachBound(socket, fd, process, inherited: false)
   return result
 }
 
@@ -453,10 +469,13 @@ public func passing(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
 @c(mn_hook_exec)
 public func execing() {
   guard let process = unsafe process, mn_is_at_home() else { return }
+  unsafe process.pointee.isLeaving = true
+  defer { unsafe process.pointee.isLeaving = false }
   unsafe process.pointee.sockets.forEach { socket in
     guard unsafe socket.pointee.isOffloaded else { return }
     let references = unsafe Socket.word(socket, Int(MN_OFFSET_ENDPOINT_REFERENCES))
-    if unsafe mn_load_relaxed_u32(references) != 1, unsafe mn_fetch_add_u32(references, UInt32.max) != 1 {
+    // (The part of one that has joined ends with its connection.)
+    if unsafe socket.pointee.hasJoined || (mn_load_relaxed_u32(references) != 1 && mn_fetch_add_u32(references, UInt32.max) != 1) {
       unsafe socket.pointee.engineLost = true
       unsafe Socket.countWatched(socket)
     } else if unsafe socket.pointee.fd >= 0 {

@@ -52,6 +52,8 @@ struct Socket {
   var refusedGeneration: UInt32
   /// Why it may not have an endpoint (any more), whatever the rules say.
   var retired: Retirement
+  /// The endpoint was another process's before, and the daemon counts this one's part in it.
+  var hasJoined: Bool
   /// The daemon keeps the block of its old endpoint for it, to read what the rings hold.
   var holdsBlock: Bool
   /// The engine is gone, and the rings were not empty then: they are looked at by waits, too.
@@ -317,23 +319,14 @@ public func inherited(_ fd: Int32) {
     }
   }
   unsafe Lock.release(&process.pointee.lock)
-  guard let socket = unsafe made, let directory = unsafe process.pointee.directory,
-    let local = unsafe Socket.kernelName(fd, socket.pointee.domain, peer: false), local.port != 0
-  else { return }
-  let isNamed =
-    if let peer = unsafe Socket.kernelName(fd, socket.pointee.domain, peer: true) {
-      unsafe Socket.ruleLeadsToMachnet(process, directory, local: local, remote: peer)
-    } else {
-      unsafe directory.rules(generation: process.pointee.generation).mayLeadToMachnet(
-        program: process.pointee.mask, localAddress: local.address, localPort: local.port)
-    }
+  guard let socket = unsafe made else { return }
   // The last program may have set SO_RCVBUF (SOCK_RCVBUF_LOCK of Linux).
   unsafe socket.pointee.hasReceiveLimit = Socket.option(fd, MN_SO_BUF_LOCK) & 2 != 0
-  _ = unsafe Socket.attach(socket, fd, onlyKnown: !isNamed)
-  unsafe Socket.decide(socket)
+  unsafe Socket.attachBound(socket, fd, process, inherited: true)
 }
 
 extension Socket {
+  @inline(never)
   static func option(_ fd: Int32, _ name: Int) -> Int32 {
     var value: Int32 = 0
     var length: UInt32 = 4
@@ -352,7 +345,7 @@ extension Socket {
     unsafe socket.initialize(
       to: Socket(
         head: mn_head(), descriptors: 1, domain: domain, fd: fd, event: -1, kick: -1, waiters: 0, waiter: 0, hidden: -1, cookie: Socket.cookie(of: fd), undecided: true, awaits: false, watched: false, endpoint: nil, channel: nil, index: 0, home: 0, netns: 0,
-        engineLost: false, refused: false, refusedGeneration: 0, retired: .no, holdsBlock: false, hasOldInput: false, corked: false,
+        engineLost: false, refused: false, refusedGeneration: 0, retired: .no, hasJoined: false, holdsBlock: false, hasOldInput: false, corked: false,
         hasReceiveLimit: false, shut: 0, impatient: false, stamp: 0, local: .none, cached: .none, cachedLocal: .none,
         cachedGeneration: process.pointee.generation, cachedToMachnet: false, cachedLossIsError: false, cachedFlags: 0, turn: 0, firstReader: 0, progress: 0,
         progressHead: 0, watches: nil, writer: writer, readers: readers, next: nil))
@@ -471,6 +464,8 @@ extension Socket {
     if left == 1 {
       if unsafe !socket.pointee.engineLost { unsafe giveBack(socket, process) }
       unsafe leaveOldBlock(socket, process)
+    } else if unsafe socket.pointee.hasJoined && !socket.pointee.engineLost {
+      unsafe close(socket, process, keeping: false)
     }
     unsafe Process.drop(&socket.pointee.event)
     // `endpoint` stays: a thread inside a call on this socket still reads the block, which stays mapped.
@@ -505,7 +500,7 @@ extension Socket {
     request.channel = unsafe channel.pointee.identifier
     request.endpoint = index
     request.token = unsafe channel.pointee.token
-    if keeping { request.flags = UInt32(MN_CLOSE_KEEPING) }
+    if keeping { request.flags = unsafe UInt32(process.pointee.isLeaving ? MN_CLOSE_KEEPING | MN_CLOSE_LEAVING : MN_CLOSE_KEEPING) }
     // (What a slow daemon has no room for, it finds out by itself.)
     let flags = unsafe process.pointee.unanswered != 0 ? Int32(MN_MSG_DONTWAIT) : 0
     if unsafe process.pointee.control >= 0 { _ = unsafe Control.send(process.pointee.control, &request, passing: -1, flags: flags) }

@@ -359,7 +359,11 @@ enum Loss {
       unsafe Process.drop(&process.pointee.lifelines[process.pointee.lifelineCount])
     }
     unsafe process.pointee.lastAttempt = mn_sys_nanoseconds()
-    for index in 0..<(unsafe process.pointee.channelCount) { unsafe process.pointee.channels[index].full = true }
+    for index in 0..<(unsafe process.pointee.channelCount) {
+      unsafe process.pointee.channels[index].full = true
+      // (A new daemon counts anew.)
+      unsafe process.pointee.channels[index].identifier = 0
+    }
     var lost = 0
     unsafe process.pointee.sockets.forEach { socket in
       // (The block that it kept was the old daemon's.)

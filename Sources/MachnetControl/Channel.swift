@@ -8,9 +8,11 @@ import MachnetEngine
 final class Channel {
   let identifier: UInt32
   let token: UInt64
-  /// The connection whose end is the channel's end.
-  let owner: UInt64
+  /// The connections with whose end it ends: that of its process, and of those that have joined endpoints in it.
+  var holders: Set<UInt64>
   let uid: UInt32
+  /// Where its processes' thread ids mean something (pid_namespaces(7)); nil: not known.
+  let processNamespace: UInt64?
   let memory: SharedMemory
   /// One per engine, for an application to ring.
   let doorbells: [Descriptor]
@@ -43,10 +45,11 @@ final class Channel {
 
   /// - Parameter mayUseHugePages: a process that can write a channel can also punch holes into it, and touching a hole
   ///   when the pool of huge pages is empty kills the toucher, an engine. So only for those who may kill it anyway.
-  init(identifier: UInt32, owner: UInt64, uid: UInt32, shape: Shape, mayUseHugePages: Bool) throws(SystemError) {
+  init(identifier: UInt32, owner: UInt64, uid: UInt32, processNamespace: UInt64?, shape: Shape, mayUseHugePages: Bool) throws(SystemError) {
     self.identifier = identifier
-    self.owner = owner
+    holders = [owner]
     self.uid = uid
+    self.processNamespace = processNamespace
     self.shape = shape
     token = try randomWord()
     memory =
@@ -91,6 +94,13 @@ final class Channel {
       let word = unsafe memory.base + Int(MN_CHANNEL_READY) + Int(engine) * MemoryLayout<mn_ready>.size + Int(index / 64) * 8
       _ = unsafe mn_fetch_and_u64(word, ~(1 << UInt64(index % 64)))
     }
+  }
+
+  /// Processes that hold an endpoint, as the application's side counts them: information, like all that it can write.
+  func references(_ index: UInt32) -> UInt32 { unsafe mn_load_relaxed_u32(block(index) + Int(MN_OFFSET_ENDPOINT_REFERENCES)) }
+
+  func addReference(_ index: UInt32, _ count: Int) {
+    _ = unsafe mn_fetch_add_u32(block(index) + Int(MN_OFFSET_ENDPOINT_REFERENCES), UInt32(truncatingIfNeeded: count))
   }
 
   /// MN_ENDPOINT_*
@@ -147,6 +157,8 @@ final class Endpoint {
   let reusesAddress: Bool
   let program: String
   let pid: Int32
+  /// The connection that it was opened on.
+  let opener: UInt64
   /// As /proc/PID/fd names the shadow.
   let inode: UInt64
   let opened = mn_linux_monotonic()
@@ -162,7 +174,7 @@ final class Endpoint {
 
   init(
     reference: EndpointReference, shadow: ShadowSocket, netns: UInt16, address: UInt32, peer: Peer?, homeEngine: UInt32,
-    event: Descriptor, program: String, pid: Int32
+    event: Descriptor, program: String, pid: Int32, opener: UInt64
   ) {
     self.reference = reference
     cookie = shadow.cookie
@@ -178,6 +190,7 @@ final class Endpoint {
     reusesAddress = shadow.reusesAddress
     self.program = program
     self.pid = pid
+    self.opener = opener
   }
 
   var key: UInt64 { mn_local_key(netns, address, port) }

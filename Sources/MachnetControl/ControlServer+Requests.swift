@@ -24,14 +24,14 @@ extension ControlServer {
     case MN_REQUEST_OPEN:
       guard !isTooLate(request) else { throw Refusal(ETIMEDOUT) }
       let channel = try channel(of: request, connection)
-      return [try open(request, message.descriptors[0], channel, connection, &reply)]
+      return try open(request, message.descriptors[0], channel, connection, name, &reply)
     case MN_REQUEST_CONNECT:
       let endpoint = try endpoint(of: request, connection)
       try connect(request, message.descriptors[0], endpoint, &reply)
       return []
     case MN_REQUEST_CLOSE:
-      guard request.flags & ~UInt32(MN_CLOSE_KEEPING) == 0 else { throw .lie }
-      close(try endpoint(of: request, connection, kept: true), keeping: request.flags != 0)
+      guard request.flags & ~UInt32(MN_CLOSE_KEEPING | MN_CLOSE_LEAVING) == 0 else { throw .lie }
+      try close(request, connection)
       return []
     case MN_REQUEST_STATUS:
       try requestStatus(request, name)
@@ -91,17 +91,18 @@ extension ControlServer {
   }
 
   private func open(
-    _ request: mn_request, _ descriptor: Descriptor, _ channel: Channel, _ connection: Connection,
+    _ request: mn_request, _ descriptor: Descriptor, _ channel: Channel, _ connection: Connection, _ name: UInt64,
     _ reply: inout mn_reply
-  ) throws(Refusal) -> Descriptor {
+  ) throws(Refusal) -> [Descriptor] {
     guard request.flags & ~UInt32(MN_OPEN_PEER | MN_OPEN_REUSEPORT | MN_OPEN_KNOWN) == 0 else { throw .lie }
     let shadow = try ShadowSocket(descriptor: descriptor.number)
     if let known = endpointsByCookie[shadow.cookie] {
-      guard known.reference.channel == channel.identifier else { throw Refusal(EEXIST) }
+      if known.reference.channel != channel.identifier { return try join(known, connection, name, &reply) }
       fill(&reply, known)
-      return known.event
+      return [known.event]
     }
     finishDeparture(of: shadow.cookie)
+    if let old = leaving[shadow.cookie], old.reference.channel != channel.identifier { close(old, keeping: false) }
     if request.flags & UInt32(MN_OPEN_KNOWN) != 0 && unclaimed.entries[shadow.cookie] == nil { throw Refusal(ENOENT) }
     let peer = request.flags & UInt32(MN_OPEN_PEER) != 0 ? try statedPeer(request) : shadow.peer
     let address = try grantedAddress(shadow, peer: peer)
@@ -114,7 +115,7 @@ extension ControlServer {
     let endpoint = Endpoint(
       reference: EndpointReference(channel: channel.identifier, index: index), shadow: shadow, netns: netnsIndex,
       address: address, peer: peer, homeEngine: homeEngine(index, address: address, peer: peer), event: event,
-      program: connection.program, pid: connection.pid)
+      program: connection.program, pid: connection.pid, opener: name)
     generation &+= 1
     channel.endpoints[Int(index)] = endpoint
     channel.prepare(index, generation: generation, homeEngine: endpoint.homeEngine)
@@ -138,7 +139,53 @@ extension ControlServer {
     endpointsByCookie[endpoint.cookie] = endpoint
     channel.setState(index, .live)
     fill(&reply, endpoint)
-    return event
+    return [event]
+  }
+
+  /// Gives another process a part in an endpoint, as a forked child has one: the rings stay where they are, and whoever comes
+  /// first reads, as from the one queue that a kernel's socket has.
+  private func join(
+    _ endpoint: Endpoint, _ connection: Connection, _ name: UInt64, _ reply: inout mn_reply
+  ) throws(Refusal) -> [Descriptor] {
+    // Who maps a channel sees all its rings, so it must be the same user; and thread ids must mean the same to both, because
+    // they are the owners of its locks.
+    guard let channel = channels[endpoint.reference.channel], connection.uid == channel.uid,
+      let namespace = channel.processNamespace, namespace == processNamespace(connection.pid)
+    else { throw Refusal(EEXIST) }
+    channel.holders.insert(name)
+    connection.channels.insert(channel.identifier)
+    connection.joined[endpoint.cookie, default: 0] += 1
+    channel.addReference(endpoint.reference.index, 1)
+    fill(&reply, endpoint)
+    reply.size = UInt64(channel.memory.size)
+    return [endpoint.event, channel.memory.descriptor] + channel.doorbells
+  }
+
+  private func close(_ request: mn_request, _ connection: Connection) throws(Refusal) {
+    let endpoint = try endpoint(of: request, connection, kept: true)
+    let keeping = request.flags & UInt32(MN_CLOSE_KEEPING) != 0
+    guard let channel = channels[endpoint.reference.channel] else { return }
+    if let parts = connection.joined[endpoint.cookie], !keeping { connection.joined[endpoint.cookie] = parts == 1 ? nil : parts - 1 }
+    // Somebody has joined since those who know of each other let go, or this is one of several who joined.
+    if !endpoint.isKept && channel.references(endpoint.reference.index) > (keeping ? 1 : 0) { return }
+    close(endpoint, keeping: keeping)
+    if keeping && request.flags & UInt32(MN_CLOSE_LEAVING) != 0 { leaving[endpoint.cookie] = endpoint }
+  }
+
+  /// The process behind a connection has gone, and others hold its channel, too.
+  func leave(_ channel: Channel, _ connection: Connection, _ name: UInt64) {
+    channel.holders.remove(name)
+    let living = livingCookies()
+    for case let endpoint? in channel.endpoints {
+      let index = endpoint.reference.index
+      if let parts = connection.joined[endpoint.cookie] { channel.addReference(index, -parts) }
+      if endpoint.isKept {
+        if endpoint.opener == name { close(endpoint, keeping: false) }
+      } else if endpointsByCookie[endpoint.cookie] === endpoint {
+        let isGone = living.map { netns.isOwn(endpoint.netnsCookie) && !$0.contains(endpoint.cookie) } ?? false
+        if isGone || channel.references(index) == 0 { close(endpoint, keeping: true) }
+      }
+    }
   }
 
   private func connect(

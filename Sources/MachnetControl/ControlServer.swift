@@ -23,6 +23,8 @@ public final class ControlServer: @unchecked Sendable {
   var netns: NetworkNamespaces
   var counters = ControlCounters()
   var unclaimed = Unclaimed()
+  /// Kept endpoints of processes that have said that they are about to exec, by the socket's cookie.
+  var leaving: [UInt64: Endpoint] = [:]
   /// What engines are still letting go of.
   var departing: [Departure] = []
   var endpointCount = 0
@@ -193,7 +195,10 @@ public final class ControlServer: @unchecked Sendable {
   func disconnect(_ name: UInt64) {
     guard let connection = connections.removeValue(forKey: name) else { return }
     endCapture(of: name)
-    for identifier in connection.channels { remove(identifier) }
+    for identifier in connection.channels {
+      guard let channel = channels[identifier] else { continue }
+      if channel.holders == [name] { remove(identifier) } else { leave(channel, connection, name) }
+    }
     log.debug("pid \(connection.pid) (\(connection.program)) is gone")
   }
 
@@ -264,7 +269,7 @@ public final class ControlServer: @unchecked Sendable {
     let channel: Channel
     do throws(SystemError) {
       channel = try Channel(
-        identifier: nextChannel, owner: name, uid: connection.uid, shape: Channel.Shape(config),
+        identifier: nextChannel, owner: name, uid: connection.uid, processNamespace: processNamespace(connection.pid), shape: Channel.Shape(config),
         mayUseHugePages: connection.uid == 0 || connection.uid == geteuid())
     } catch {
       log.warning("no channel for pid \(connection.pid): \(error)")
@@ -289,8 +294,9 @@ public final class ControlServer: @unchecked Sendable {
   /// Takes a channel and all its endpoints out of use at once; its memory goes when the engines have let go of it.
   func remove(_ identifier: UInt32) {
     guard let channel = channels.removeValue(forKey: identifier) else { return }
-    connections[channel.owner]?.channels.remove(identifier)
+    for holder in channel.holders { connections[holder]?.channels.remove(identifier) }
     unsafe mn_store_release_u32(channel.memory.base + Int(MN_OFFSET_CHANNEL_DAMAGED), 1)
+    for case let endpoint? in channel.endpoints where leaving[endpoint.cookie] === endpoint { leaving[endpoint.cookie] = nil }
     for case let endpoint? in channel.endpoints where endpointsByCookie[endpoint.cookie] === endpoint {
       channel.setState(endpoint.reference.index, .closed)
       forget(endpoint)
@@ -304,10 +310,12 @@ public final class ControlServer: @unchecked Sendable {
       case .channelDamaged(let identifier):
         guard let channel = channels[identifier] else { continue }
         counters.damagedChannels += 1
-        let connection = connections[channel.owner]
-        log.warning(
-          "pid \(connection?.pid ?? 0) (\(connection?.program ?? "?")) damaged its channel; it is disconnected")
-        disconnect(channel.owner)
+        for holder in channel.holders {
+          let connection = connections[holder]
+          log.warning(
+            "pid \(connection?.pid ?? 0) (\(connection?.program ?? "?")) damaged its channel; it is disconnected")
+          disconnect(holder)
+        }
       }
     }
   }
@@ -385,6 +393,7 @@ public final class ControlServer: @unchecked Sendable {
   func free(_ endpoint: Endpoint, of channel: Channel) {
     let index = endpoint.reference.index
     keepUnread(of: endpoint, in: channel)
+    if leaving[endpoint.cookie] === endpoint { leaving[endpoint.cookie] = nil }
     channel.reclaim(index)
     channel.setState(index, .free)
     channel.endpoints[Int(index)] = nil
@@ -410,7 +419,10 @@ final class Connection {
   let isOperator: Bool
   let accepted = mn_linux_monotonic()
   var program = ""
+  /// Its own, and those in which it has joined an endpoint.
   var channels: Set<UInt32> = []
+  /// By the socket's cookie: how often it has joined, and not closed since.
+  var joined: [UInt64: Int] = [:]
   /// The latest last.
   private(set) var refusals: [RefusalRecord] = []
 

@@ -44,7 +44,7 @@ struct RefusalRecord {
     case (_, EAFNOSUPPORT): "it carries IPv6 only"
     case (_, EPROTOTYPE): "it is not a UDP socket"
     case (_, EINVAL): "the kernel has not bound it to a port, or has given it another one since"
-    case (_, EEXIST): "another process has it on Machnet already"
+    case (_, EEXIST): "a process of another user, or of another PID namespace, has it on Machnet already"
     case (_, ENFILE): "the daemon serves as many sockets as it may (channel.max-endpoints), or is out of descriptors"
     case (_, ENOBUFS): "an engine did not take the order in time"
     case (_, ENOMEM): "the daemon got no memory for it"

@@ -63,6 +63,13 @@ struct ShadowSocket {
   }
 }
 
+/// The PID namespace of a process, by its inode number; nil: not for us to see.
+func processNamespace(_ pid: Int32) -> UInt64? {
+  var facts = stat()
+  guard pid > 0, unsafe stat("/proc/\(pid)/ns/pid", &facts) == 0 else { return nil }
+  return UInt64(facts.st_ino)
+}
+
 /// The IPv4 address in 16 bytes of network order: v4-mapped, or the wildcard of either family; nil for others.
 func ipv4(_ words: (UInt32, UInt32, UInt32, UInt32)) -> UInt32? {
   if words.0 == 0 && words.1 == 0 && UInt32(bigEndian: words.2) == 0xffff { return UInt32(bigEndian: words.3) }

@@ -298,15 +298,132 @@ import Testing
   @Test func aSocketIsOpenedOnce() throws {
     try withDaemon { daemon in
       let application = try TestApplication(daemon)
-      let other = try TestApplication(daemon)
       let socket = TestSocket()
       try socket.bind()
       let first = try application.open(socket)
       let again = try application.open(socket)
-      #expect(again.header.status == 0 && again.header.endpoint == first.header.endpoint)
-      #expect(try other.open(socket).header.status == EEXIST)
-      try application.close(first.header.endpoint)
-      #expect(try other.open(socket).header.status == 0)
+      #expect(again.header.status == 0 && again.header.endpoint == first.header.endpoint && again.header.size == 0)
+      #expect(again.descriptors.count == 1 && application.block(0).references == 0)
+    }
+  }
+
+  /// A process that has a socket of another's (by fork and exec, or passed to it) shares its endpoint, as forked processes do.
+  @Test func anotherProcessJoins() throws {
+    try withDaemon { daemon in
+      let opener = try TestApplication(daemon)
+      let socket = TestSocket()
+      try socket.bind()
+      let block = try opener.open(socket).header.endpoint
+      opener.refer(block, 1)
+      opener.deliver(block, count: 3)
+      func close(_ application: TestApplication) throws {
+        var request = application.client.request(MN_REQUEST_CLOSE)
+        request.channel = opener.channel
+        request.endpoint = block
+        try application.client.send(request)
+        _ = try application.client.call(application.client.request(MN_REQUEST_STATUS))
+      }
+
+      do {
+        let joiner = try TestApplication(daemon)
+        let joined = try joiner.open(socket)
+        #expect(joined.header.status == 0 && joined.header.channel == opener.channel && joined.header.endpoint == block)
+        // The eventfd, the memory with all that is in it, the doorbells.
+        #expect(joined.descriptors.count == 2 + opener.doorbells && joined.header.size == UInt64(opener.size))
+        #expect(opener.block(block).references == 2 && opener.unread(block) == 3)
+        // It lets go and takes part again; while others are there, the endpoint stays.
+        opener.refer(block, -1)
+        try close(joiner)
+        #expect(opener.block(block).state == UInt32(MN_ENDPOINT_LIVE) && opener.block(block).references == 1)
+        #expect(try joiner.open(socket).header.status == 0 && opener.block(block).references == 2)
+      }
+      // It has ended without a word.
+      #expect(try daemon.eventually { _ in opener.block(block).references == 1 })
+      #expect(try daemon.status().sockets.count == 1)
+
+      // The opener lets go first: a close that says so for the last of those who knew of each other comes too late.
+      let joiner = try TestApplication(daemon)
+      #expect(try joiner.open(socket).header.status == 0)
+      opener.refer(block, -1)
+      try close(opener)
+      #expect(opener.block(block).state == UInt32(MN_ENDPOINT_LIVE))
+      opener.refer(block, -1)
+      try close(joiner)
+      #expect(try daemon.eventually { _ in opener.block(block).state == UInt32(MN_ENDPOINT_FREE) })
+      // The socket is there still, and what was not received.
+      #expect(try daemon.status().unclaimed?.map(\.datagrams) == [3])
+    }
+  }
+
+  /// Its channel lives as long as anybody who has joined an endpoint in it; but sockets that only the opener had end with it, and
+  /// what it kept to read.
+  @Test func aJoinedEndpointOutlivesItsOpener() throws {
+    try withDaemon { daemon in
+      let shared = TestSocket(), own = TestSocket(), retired = TestSocket()
+      for socket in [shared, own, retired] { try socket.bind() }
+      var opener: TestApplication? = try TestApplication(daemon)
+      let blocks = try [shared, own, retired].map { try opener!.open($0).header.endpoint }
+      for block in blocks { opener!.refer(block, 1) }
+      opener!.deliver(blocks[2], count: 5)
+      try opener!.close(blocks[2], keeping: true)
+      #expect(try daemon.eventually { _ in opener!.block(blocks[2]).state == UInt32(MN_ENDPOINT_LEFT) })
+      let joiner = try TestApplication(daemon)
+      #expect(try joiner.open(shared).header.status == 0)
+      own.finish()
+      opener = nil
+      #expect(try daemon.eventually { $0.sockets.count == 1 && $0.unclaimed?.map(\.datagrams) == [5] && $0.daemon.channels == 2 })
+      #expect(try daemon.status().sockets[0].local == "127.0.0.1:\(shared.port)")
+      // The last one of the channel.
+      let last = try TestApplication(daemon)
+      #expect(try last.open(shared).header.size != 0)
+    }
+  }
+
+  /// Who maps a channel sees all of its sockets.
+  @Test(.enabled(if: geteuid() == 0)) func anotherUserDoesNotJoin() throws {
+    try withDaemon(change: { $0.control.mode = 0o666 }) { daemon in
+      let opener = try TestApplication(daemon)
+      let socket = TestSocket()
+      try socket.bind()
+      #expect(try opener.open(socket).header.status == 0)
+      let other: TestApplication
+      do {
+        try #require(seteuid(65534) == 0)
+        defer { seteuid(0) }
+        other = try TestApplication(daemon)
+      }
+      let reply = try other.open(socket)
+      #expect(reply.header.status == EEXIST && reply.descriptors.isEmpty && opener.block(0).references == 0)
+      #expect(try daemon.status().processes.flatMap(\.refusals).map(\.reason).contains { $0.contains("another user") })
+    }
+  }
+
+  /// Before an exec, what is kept is for whoever opens the socket next, unless that is the same process (its exec has failed).
+  @Test func whatAnExecLeavesIsTheNextOpeners() throws {
+    try withDaemon { daemon in
+      let socket = TestSocket()
+      try socket.bind()
+      let first = try TestApplication(daemon), second = try TestApplication(daemon)
+      func leave(_ application: TestApplication, _ endpoint: UInt32) throws {
+        var request = application.client.request(MN_REQUEST_CLOSE)
+        request.flags = UInt32(MN_CLOSE_KEEPING | MN_CLOSE_LEAVING)
+        request.channel = application.channel
+        request.endpoint = endpoint
+        try application.client.send(request)
+        #expect(try daemon.eventually { _ in application.block(endpoint).state == UInt32(MN_ENDPOINT_LEFT) })
+      }
+      let block = try first.open(socket).header.endpoint
+      first.deliver(block, count: 3)
+      try leave(first, block)
+      let again = try first.open(socket).header.endpoint
+      #expect(again != block && first.unread(block) == 3 && first.unread(again) == 0)
+      try first.close(block)
+      first.deliver(again, count: 2)
+      try leave(first, again)
+      let found = try second.open(socket).header
+      // (What was left in the first block has been waiting since that was closed.)
+      #expect(found.status == 0 && second.unread(found.endpoint) == 5)
+      #expect(try daemon.eventually { _ in first.block(again).state == UInt32(MN_ENDPOINT_FREE) })
     }
   }
 

@@ -258,6 +258,11 @@ final class TestApplication {
     return count
   }
 
+  /// Counts processes that hold an endpoint, as the shim does.
+  func refer(_ index: UInt32, _ count: Int) {
+    _ = unsafe mn_fetch_add_u32(base + Int(mn_endpoint_offset(index)) + Int(MN_OFFSET_ENDPOINT_REFERENCES), UInt32(truncatingIfNeeded: count))
+  }
+
   /// The first record in that ring gets a length that no ring can hold.
   func damage(_ index: UInt32) {
     var reader = unsafe RingReader(unsafe: receiveRing(index), capacity: header.rx_capacity)

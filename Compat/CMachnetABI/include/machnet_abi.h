@@ -304,9 +304,12 @@ struct mn_capture_record {
 enum {
   MN_REQUEST_HELLO = 1,    /* program -> reply + directory fd (read-only) */
   MN_REQUEST_CHANNEL = 2,  /* -> reply{channel,size} + channel memfd + one doorbell eventfd per engine */
-  MN_REQUEST_OPEN = 3,     /* channel + shadow fd -> reply{endpoint,engine,netns,local...} + the endpoint's eventfd */
+  /// channel + shadow fd -> reply{channel,endpoint,engine,netns,local...} + the endpoint's eventfd. Where another process has the
+  /// socket on Machnet, the endpoint is that one, with a reference more, in that process's channel: size is set, and its memfd and
+  /// doorbells follow.
+  MN_REQUEST_OPEN = 3,
   MN_REQUEST_CONNECT = 4,  /* channel, endpoint, token, peer (port 0: disconnect) + shadow fd -> reply{local...} */
-  MN_REQUEST_CLOSE = 5,    /* channel, endpoint, token; no reply */
+  MN_REQUEST_CLOSE = 5,    /* channel, endpoint, token; no reply. From who has joined: always; else from the last who holds it */
   MN_REQUEST_STATUS = 6,   /* -> reply{size} + memfd with JSON text, perhaps after replies to later requests */
   MN_REQUEST_RELOAD = 7,   /* -> reply{status,size} + memfd with a message: what is wrong when status is not 0, else perhaps a note */
   MN_REQUEST_CAPTURE = 8,  /* peer, peer_port (0: any), snap -> one memfd with struct mn_capture per engine; ends with the connection */
@@ -317,6 +320,7 @@ enum {
   MN_OPEN_REUSEPORT = 2,
   MN_OPEN_KNOWN = 8, /* only if the socket has had an endpoint, and datagrams of that are left; else ENOENT */
   MN_CLOSE_KEEPING = 4, /* the block stays the application's until it closes it again, or the channel ends */
+  MN_CLOSE_LEAVING = 16, /* with KEEPING, before an exec: what is unread is for whoever opens the socket next, if another process does */
 };
 
 struct mn_request {

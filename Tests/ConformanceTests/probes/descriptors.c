@@ -1,6 +1,10 @@
 // The number of a socket and the socket: closed, replaced and passed on while somebody uses it.
 #include "probe.h"
 
+#include <spawn.h>
+
+extern char **environ;
+
 #include <setjmp.h>
 #include <sys/syscall.h>
 
@@ -718,6 +722,95 @@ CASE(exec_unread, "exec: what was unread goes along, in order; the socket goes o
     }
     say("  exit status %d", WEXITSTATUS(status));
     close(up[0]), close(up[1]), close(down[0]), close(down[1]);
+  }
+}
+
+// How a super-server may start the server of a socket.
+enum { BY_FORK, BY_VFORK, BY_SPAWN, BY_SPAWN_AS_0, WAYS };
+static pid_t start_server(int way, int fd, int up, int all, int waiting) {
+  char words[4][16];
+  int values[] = {way == BY_SPAWN_AS_0 ? 0 : fd, up, all, waiting};
+  for (int i = 0; i < 4; i++) snprintf(words[i], sizeof words[i], "%d", values[i]);
+  char *all_words[] = {"descriptors", "--inherit", words[0], words[1], words[2], words[3], NULL};
+  pid_t child = way == BY_FORK ? fork() : way == BY_VFORK ? vfork() : -1;
+  if (child == 0) {
+    execv("/proc/self/exe", all_words);
+    _exit(1);
+  }
+  if (way < BY_SPAWN) return child;
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  if (way == BY_SPAWN_AS_0) {
+    posix_spawn_file_actions_adddup2(&actions, fd, 0);
+    posix_spawn_file_actions_addclose(&actions, fd);
+  }
+  if (posix_spawn(&child, "/proc/self/exe", &actions, NULL, all_words, environ) != 0) give_up("posix_spawn");
+  posix_spawn_file_actions_destroy(&actions);
+  return child;
+}
+
+CASE(super_server, "inetd: who waits for a datagram starts a server, which receives it and more; then it waits again") {
+  for (int way = 0; way < WAYS; way++) {
+    int a = udp("a"), b = udp("b"), up[2], status = 0;
+    uint16_t port = port_of(a);
+    if (pipe(up) != 0) give_up("pipe");
+    for (unsigned round = 0; round < 3; round++) {
+      unsigned first = round * 10;
+      send_to(b, a, first + 1, 10);
+      struct pollfd entry = {.fd = a, .events = POLLIN};
+      CALL("  poll = %s, %#x", poll(&entry, 1, 5000), entry.revents);
+      // (The datagrams that wait must be there when the server looks.)
+      send_to(b, a, first + 2, 10);
+      wait_sent(b);
+      pid_t child = start_server(way, a, up[1], 4, 2);
+      await(up[0]);
+      for (unsigned i = first + 3; i <= first + 4; i++) {
+        send_to(b, a, i, 10);
+        if (i == first + 4) waitpid(child, &status, 0);
+        settle(b);
+        show_recv("answer", b, 100, 0);
+      }
+      say("  exit status %d", WEXITSTATUS(status));
+    }
+    show_recv("nothing is left", a, 100, MSG_DONTWAIT);
+    send_to(b, a, 99, 10);
+    settle(a);
+    show_recv("the super-server's", a, 100, 0);
+    drop(a);
+    int again = unbound(AF_INET, 0);
+    struct sockaddr_in name = ipv4("127.0.0.1", port);
+    CALL("  bind to the port = %s", bind(again, (void *)&name, sizeof name));
+    know(port, "again");
+    for (unsigned i = 100; i < 103; i++) {
+      send_to(b, again, i, 10);
+      settle(again);
+      show_recv("at the new socket", again, 100, MSG_DONTWAIT);
+    }
+    drop(again), drop(b);
+    close(up[0]), close(up[1]);
+  }
+}
+
+CASE(activated, "a server is started with a socket that its starter closes at once; datagrams before, between and after") {
+  for (int way = 0; way < WAYS; way++) {
+    int a = udp("a"), b = udp("b"), up[2], status = 0;
+    uint16_t port = port_of(a);
+    if (pipe(up) != 0) give_up("pipe");
+    for (unsigned i = 1; i <= 3; i++) send_to(b, a, i, 10);
+    wait_sent(b);
+    pid_t child = start_server(way, a, up[1], 6, 3);
+    drop(a);
+    know(port, "a");
+    await(up[0]);
+    for (unsigned i = 4; i <= 6; i++) {
+      send_to_port(b, -1, port, i);
+      if (i == 6) waitpid(child, &status, 0);
+      settle(b);
+      show_recv("answer", b, 100, 0);
+    }
+    say("  exit status %d", WEXITSTATUS(status));
+    drop(b);
+    close(up[0]), close(up[1]);
   }
 }
 
