@@ -54,6 +54,29 @@ extension OneAtATime {
       }
     }
 
+    @Test("static C++ objects use sockets, in libraries that come first, are opened and closed, and in threads (case 6, case 51)")
+    func staticObjects() throws {
+      func library(_ place: String, _ options: String...) throws -> String {
+        try compiledProgram(
+          "statics", ["-DWHERE=\"\(place)\"", "-shared", "-fPIC"] + options, kind: "\(place).so", isCPlusPlus: true)
+      }
+      let linked = try library("linked", "-Wl,-z,initfirst")
+      let opened = try library("opened")
+      let program = try compiledProgram(
+        "statics", ["-DPROGRAM", "-pthread", "-Wl,--no-as-needed", linked], kind: "program", isCPlusPlus: true)
+      try withBench(.local) { bench in
+        // (What a constructor does before the shim's own stays on the kernel.)
+        try agrees(bench, [program, opened], engine: 200)
+      }
+    }
+
+    @Test("Node's dgram does what its documentation says")
+    func nodeDatagrams() throws {
+      try withBench(.local) { bench in
+        try agrees(bench, ["node", testProgram("dgram.js")], engine: 60)
+      }
+    }
+
     @Test("with the preload, without it, with it again: each run ends alike (case 10)")
     func alternating() throws {
       try withBench(.local) { bench in
@@ -72,7 +95,8 @@ extension OneAtATime {
     /// How a program may have got its allocator.
     enum Allocator: String, CaseIterable, CustomTestStringConvertible {
       case jemalloc = "libjemalloc.so.2", tcmalloc = "libtcmalloc_minimal.so.4", mimalloc = "libmimalloc.so.2"
-      case jemallocStatic = "libjemalloc.a"
+      case jemallocStatic = "libjemalloc.a", tcmallocStatic = "libtcmalloc_minimal.a"
+      var isStatic: Bool { rawValue.hasSuffix(".a") }
       var testDescription: String { rawValue }
     }
 
@@ -81,10 +105,10 @@ extension OneAtATime {
       let library = try #require(Self.library(allocator.rawValue), "\(allocator.rawValue) is missing: run Scripts/setup")
       try withBench(.local) { bench in
         // (A static allocator's names are exported, so that every library uses it.)
-        let options = allocator == .jemallocStatic ? [library, "-Wl,--export-dynamic", "-ldl", "-lm", "-lstdc++"] : [library]
+        let options = allocator.isStatic ? [library, "-Wl,--export-dynamic", "-ldl", "-lm", "-lstdc++"] : [library]
         let linked = try compiledProgram("host", options + ["-pthread"], kind: "\(allocator)")
         try agrees(bench, [linked, "echo", "1000"], engine: 2000)
-        guard allocator != .jemallocStatic else { return }
+        guard !allocator.isStatic else { return }
         let plain = try host()
         let socket = try #require(bench.serverDaemon).socket.path
         // As `machnet run` joins them, by hand the other way round, and with the colon in front that some launchers leave.

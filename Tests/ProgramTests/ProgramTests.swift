@@ -276,11 +276,12 @@ struct IperfReport: Decodable {
 /// Tests/Programs/NAME.c, compiled once per run of the tests.
 ///
 /// - Parameter kind: names what `options` make of it.
-func compiledProgram(_ name: String, _ options: [String] = [], kind: String? = nil) throws -> String {
+func compiledProgram(_ name: String, _ options: [String] = [], kind: String? = nil, isCPlusPlus: Bool = false) throws -> String {
   let directory = repository.appending(path: ".build/programs")
   try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: true)
   let target = directory.appending(path: kind.map { "\(name)-\($0)" } ?? name).path
-  let compiler = try Program("cc", ["cc", "-O2", "-o", target, testProgram("\(name).c")] + options, in: directory)
+  let compiler = try Program(
+    "cc", [isCPlusPlus ? "c++" : "cc", "-O2", "-o", target, testProgram("\(name).\(isCPlusPlus ? "cc" : "c")")] + options, in: directory)
   guard try compiler.wait(seconds: 60).status == 0 else { throw Failure(compiler.story) }
   return target
 }
