@@ -21,7 +21,7 @@ extension Transport {
       if slot != none && packet.flags & MachnetPacket.confirm == 0 && sessions[slot].state == .open {
         return takeData(packet, slot, arrival, now)
       }
-      takeEarlyData(packet, slot, arrival, now)
+      return takeEarlyData(packet, slot, arrival, now)
     } else if packet.type == MachnetPacket.syn {
       takeSyn(packet, arrival, now: now)
     } else if packet.type == MachnetPacket.synAck {
@@ -34,28 +34,31 @@ extension Transport {
 
   /// A packet of a session that may be about to open.
   @inline(never) @_noLocks
-  private mutating func takeEarlyData(_ packet: MachnetPacket, _ found: UInt32, _ arrival: Arrival, _ now: UInt64) {
+  private mutating func takeEarlyData(_ packet: MachnetPacket, _ found: UInt32, _ arrival: Arrival, _ now: UInt64)
+    -> (Message, Bytes)?
+  {
     var slot = found
     if slot == none {
       if packet.flags & MachnetPacket.confirm == 0 {
         answerUnknown(packet, arrival, now: now)
-        return
+        return nil
       }
       slot = takeConfirmation(packet, arrival, now: now)
-      if slot == none { return }
+      if slot == none { return nil }
     }
-    if isMisaddressed(slot, arrival) { return }
+    if isMisaddressed(slot, arrival) { return nil }
     if sessions[slot].state == .opening {
       count(.malformed)
-      return
+      return nil
     }
     if sessions[slot].state == .confirming { confirmed(slot, now: now) }
-    if let (message, bytes) = takeData(packet, slot, arrival, now) { post(.message(message, bytes)) }
+    let told = takeData(packet, slot, arrival, now)
     if packet.flags & MachnetPacket.confirm != 0 {
       // The opener repeats it until it hears from us.
       sessions[slot].ackNow = true
       makeReady(slot)
     }
+    return told
   }
 
   @inline(__always) @_noLocks
