@@ -128,6 +128,7 @@ extension Core {
     }
     demultiplexer.remove(slot, endpoints)
     if endpoints[slot].parking != none { unpark(slot) }
+    if endpoints[slot].sending != nil { abandonSending(slot) }
     clearBit(&channels[endpoints[slot].channel].open, endpoints[slot].index)
     endpoints[slot].isOpen = false
     generation &+= 1

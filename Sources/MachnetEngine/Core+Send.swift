@@ -105,6 +105,8 @@ extension Core {
     if flags & UInt16(MN_RECORD_TOS) != 0 { envelope.tos = unsafe header.load(fromByteOffset: 15, as: UInt8.self) }
     envelope.dontFragment = flags & UInt16(MN_RECORD_DONT_FRAGMENT) != 0
     envelope.isReliable = flags & UInt16(MN_RECORD_MACHNET) != 0
+    // Its way has changed in the middle of it.
+    if endpoints[slot].sending != nil && (route.kind != .port || !envelope.isReliable) { abandonSending(slot) }
 
     if segment == 0 || record.length <= segment {
       return unsafe sendOne(record.payload, record.length, envelope, route, from: slot)

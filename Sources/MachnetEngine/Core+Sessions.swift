@@ -119,6 +119,7 @@ extension Core {
         return .done
       case .blocked(let progress):
         endpoints[slot].sending = progress
+        endpoints[slot].sendingPort = port
         return .wait
       case .lost:
         endpoints[slot].sending = nil
@@ -126,6 +127,14 @@ extension Core {
         return .done
       }
     }
+  }
+
+  /// Gives up the datagram of which a session has accepted the beginning.
+  @inline(never) @_noLocks
+  mutating func abandonSending(_ slot: UInt32) {
+    guard let progress = endpoints[slot].sending else { return }
+    endpoints[slot].sending = nil
+    transports[endpoints[slot].sendingPort].abandon(progress, now: now)
   }
 
   /// Waits for a remote socket without room, for a limited time: then it is the sender's other peers' turn.

@@ -50,6 +50,8 @@ struct Endpoint {
 
   /// How much of the record at the head of the TX ring a session has accepted; nil: nothing.
   var sending: Transport.Progress? = nil
+  /// And whose transport.
+  var sendingPort: UInt32 = 0
 
   /// The session that took its last message, of whatever port: the first to be tried.
   var session = none

@@ -12,6 +12,8 @@ struct Assembly {
     var total: UInt32
     var pieces: UInt32
     var received: UInt32
+    /// Its sender has given it up: it is only kept until all pieces that were sent have come.
+    var isAbandoned = false
     /// The next context in its bucket.
     var next: UInt32
   }
@@ -73,10 +75,23 @@ struct Assembly {
     return none
   }
 
+  /// A quarter and less of the contexts for messages up to 64 KiB, or of the large ones, is free. Those are for packets that come
+  /// in order: what they belong to is sent to its end whatever becomes of other messages, so they come back.
+  @inline(__always) @_noLocks
+  func isLow(total: Int, pieces: Int) -> Bool { isSmall(total, pieces) ? isLow : freeLargeCount <= large / 4 }
+
+  @inline(__always)
+  var isLow: Bool { @_noLocks get { freeSmall <= small / 4 } }
+
+  @inline(__always) @_noLocks
+  private func isSmall(_ total: Int, _ pieces: Int) -> Bool {
+    total <= TransportOptions.smallAssembly && pieces <= Assembly.smallWords &* 64
+  }
+
   /// A new context; `none`: all of that size are in use.
   @_noLocks
   mutating func make(_ session: UInt32, _ message: UInt32, total: Int, pieces: Int) -> UInt32 {
-    let isSmall = total <= TransportOptions.smallAssembly && pieces <= Assembly.smallWords &* 64
+    let isSmall = isSmall(total, pieces)
     if pieces > Assembly.largeWords &* 64 { return none }
     let index: UInt32
     if isSmall && freeSmall != 0 {
@@ -154,7 +169,8 @@ struct Assembly {
   /// - Returns: whether the message is whole now.
   @_noLocks
   mutating func put(_ index: UInt32, piece: Int, offset: Int, _ bytes: Bytes) -> Bool {
-    precondition(piece < Int(contexts[index].pieces))
+    // Beyond where it was given up.
+    if piece >= Int(contexts[index].pieces) { return false }
     let word = firstWord(index) &+ piece >> 6
     let bit: UInt64 = 1 << UInt64(piece & 63)
     // Its packet was never received before, so a second copy is a lie; the first one stays.
@@ -163,5 +179,15 @@ struct Assembly {
     content(index).copy(bytes, to: offset)
     contexts[index].received &+= 1
     return contexts[index].received == contexts[index].pieces
+  }
+
+  /// The sender gives a message up behind its first `pieces` pieces.
+  ///
+  /// - Returns: whether all of those have come.
+  @_noLocks
+  mutating func abandon(_ index: UInt32, pieces: Int) -> Bool {
+    contexts[index].isAbandoned = true
+    contexts[index].pieces = min(contexts[index].pieces, UInt32(truncatingIfNeeded: pieces))
+    return contexts[index].received >= contexts[index].pieces
   }
 }

@@ -106,6 +106,13 @@ struct Session: BitwiseCopyable {
   var nextMessage: UInt32
   /// Messages whose last packet is not acknowledged.
   var pendingMessages: UInt32
+  /// The message in several pieces of which not all are staged: one at a time, so that what the oldest packets belong to can
+  /// always be sent to its end within the window.
+  var isStaging: Bool
+  var stagingMessage: UInt32
+  var stagingTotal: UInt32
+  /// Where its sender has given it up; 0: it has not.
+  var abandonedAt: UInt32
   /// Words about sockets are numbered: the next of ours, and the latest of the peer's.
   var nextWord: UInt32
   var latestWord: UInt32
@@ -151,6 +158,8 @@ struct Session: BitwiseCopyable {
   /// How long that packet may have waited for us, units of 1,024 ns.
   var echoWaited: UInt16
   var assemblies: UInt16
+  /// A packet was refused because there was no assembly for its message: the window is closed until there is one.
+  var isShort: Bool
 
   // Timers: absolute, 0: off.
   var ackAt: UInt64

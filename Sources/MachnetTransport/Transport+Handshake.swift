@@ -143,13 +143,14 @@ extension Transport {
       remotePiece: 0, next: none, generation: 0, openedAt: now, setUpTime: 0, waveAt: 0, waveInterval: 0, waveLeft: 0, sprayed: 0,
       confirmPorts: PortPair(source: 0, destination: 0), cookie: 0, cookieTime: 0, base: first, nextNumber: first,
       staged: first, inFlight: 0, lost: 0, lostHint: first,
-      peerWindow: UInt32(Transport.windowMax), nextMessage: 0 &- 64, pendingMessages: 0, nextWord: 1, latestWord: 0, smoothedRTT: 0, varianceRTT: 0,
+      peerWindow: UInt32(Transport.windowMax), nextMessage: 0 &- 64, pendingMessages: 0,
+      isStaging: false, stagingMessage: 0, stagingTotal: 0, abandonedAt: 0, nextWord: 1, latestWord: 0, smoothedRTT: 0, varianceRTT: 0,
       minimumRTT: .max, nextMinimumRTT: .max, minimumUntil: 0, latestRTT: 0, latestWait: 0, rackSentAt: 0,
       reorderEighths: Transport.reorderEighthsLeast,
       reorderUntil: 0, backoff: 0, progressAt: now, timerFrom: now, timedOutAt: 0, probeSent: false, wantsProbe: false,
       congestion: CongestionControl(target: options.targetDelay), expected: 0, received: (0, 0, 0, 0), hasGap: false, ackPending: 0,
       ackNow: false, sawDuplicate: false, echoTimestamp: 0, echoArrival: 0, hasEcho: false, echoWaited: 0,
-      assemblies: 0, ackAt: 0, lossAt: 0, paceAt: 0, heardAt: now, messageAt: now, pingNext: false, sentPackets: 0,
+      assemblies: 0, isShort: false, ackAt: 0, lossAt: 0, paceAt: 0, heardAt: now, messageAt: now, pingNext: false, sentPackets: 0,
       receivedPackets: 0, retransmissions: 0)
   }
 

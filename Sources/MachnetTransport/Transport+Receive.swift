@@ -91,7 +91,7 @@ extension Transport {
     if let chunk, chunk.kind == MachnetChunk.piece {
       isLone = chunk.length == Int(chunk.total) && MachnetChunk.headerLength &+ chunk.length == content.count
     }
-    if !isLone && !isAcceptable(content, slot) { return nil }
+    if !isLone && !isAcceptable(content, slot, isInOrder: ahead == 0) { return nil }
     // From here on the packet counts as received.
     let hadGap = sessions[slot].hasGap
     if ahead == 0 && !hadGap { sessions[slot].expected &+= 1 } else { receivedAhead(slot, ahead) }
@@ -211,7 +211,7 @@ extension Transport {
   /// Whether every chunk of a packet is well-formed and there is room for all that have to be kept. Only then is the
   /// packet acknowledged.
   @_noLocks
-  private mutating func isAcceptable(_ content: Bytes, _ slot: UInt32) -> Bool {
+  private mutating func isAcceptable(_ content: Bytes, _ slot: UInt32, isInOrder: Bool) -> Bool {
     var offset = 0
     while offset < content.count {
       guard let chunk = MachnetChunk(content.slice(offset)), chunk.total <= TransportOptions.messageMax
@@ -219,7 +219,9 @@ extension Transport {
         count(.chunkMalformed)
         return false
       }
-      if chunk.kind == MachnetChunk.piece && chunk.length != Int(chunk.total) && !hasRoom(chunk, slot) { return false }
+      if chunk.kind == MachnetChunk.piece && chunk.length != Int(chunk.total) && !hasRoom(chunk, slot, isInOrder) {
+        return false
+      }
       offset &+= MachnetChunk.headerLength &+ chunk.length
     }
     return true
@@ -227,12 +229,13 @@ extension Transport {
 
   /// Whether a piece is one, and its message has a context (which is made if need be).
   @_noLocks
-  private mutating func hasRoom(_ chunk: MachnetChunk, _ slot: UInt32) -> Bool {
+  private mutating func hasRoom(_ chunk: MachnetChunk, _ slot: UInt32, _ isInOrder: Bool) -> Bool {
     let piece = Int(sessions[slot].remotePiece)
     let total = Int(chunk.total)
     let offset = Int(chunk.offset)
-    // All but the last are of one length and stand at multiples of it.
-    if chunk.length == 0 || offset % piece != 0 || chunk.length != min(piece, total &- offset) {
+    // All but the last are of one length and stand at multiples of it. One without bytes says that no more will come.
+    let isLength = chunk.length == 0 ? offset != 0 && offset < total : chunk.length == min(piece, total &- offset)
+    if offset % piece != 0 || !isLength {
       count(.chunkMalformed)
       return false
     }
@@ -242,16 +245,65 @@ extension Transport {
       count(.chunkMalformed)
       return false
     }
-    if Int(sessions[slot].assemblies) >= Assembly.most(of: options.assemblies) {
+    let pieces = (total &+ piece &- 1) / piece
+    // A packet in order may have one more than its session's share, and the last ones of all: otherwise contexts could wait
+    // for messages that wait for contexts.
+    let most = Assembly.most(of: options.assemblies) &+ (isInOrder ? 1 : 0)
+    if Int(sessions[slot].assemblies) >= most || !isInOrder && assembly.isLow(total: total, pieces: pieces)
+      || assembly.make(slot, chunk.message, total: total, pieces: pieces) == none
+    {
       count(.assemblyFull)
-      return false
-    }
-    if assembly.make(slot, chunk.message, total: total, pieces: (total &+ piece &- 1) / piece) == none {
-      count(.assemblyFull)
+      if !sessions[slot].isShort {
+        sessions[slot].isShort = true
+        shortCount &+= 1
+      }
+      // The peer hears that the window is closed, and does not send in vain.
+      sessions[slot].ackNow = true
+      makeReady(slot)
       return false
     }
     sessions[slot].assemblies &+= 1
+    if sessions[slot].isShort {
+      sessions[slot].isShort = false
+      shortCount &-= 1
+    }
     return true
+  }
+
+  /// The window that a session's packets tell, from the acknowledgement on: none while a message waits for an assembly, few
+  /// while there are few (so that a message's pieces fit, and not many messages'), else what the SACK words can tell.
+  @inline(__always) @_noLocks
+  func window(_ slot: UInt32) -> Int {
+    sessions[slot].isShort ? 0 : assembly.isLow ? Transport.windowLow : Transport.windowMax
+  }
+
+  static var windowLow: Int { @_noLocks get { 64 } }
+
+  /// An assembly has come back: one of the sessions that wait for one is told so, each in its turn. Should that packet get
+  /// lost, the peer asks.
+  @_noLocks
+  func closedWindow() -> UInt32 {
+    var left = sessions.count
+    var slot = shortNext
+    while left != 0 {
+      if Int(slot) >= sessions.count { slot = 0 }
+      if sessions[slot].isShort { return slot }
+      slot &+= 1
+      left &-= 1
+    }
+    return none
+  }
+
+  @inline(never) @_noLocks
+  mutating func openWindow() {
+    if shortCount == 0 { return }
+    let slot = closedWindow()
+    if slot == none { return }
+    shortNext = slot &+ 1
+    sessions[slot].isShort = false
+    shortCount &-= 1
+    sessions[slot].ackNow = true
+    makeReady(slot)
   }
 
   /// The next chunk of the packet that was handled last, as an event; those that complete nothing are none.
@@ -283,7 +335,15 @@ extension Transport {
       let index = assembly.find(slot, chunk.message)
       if index == none { continue }
       let piece = Int(chunk.offset) / Int(sessions[slot].remotePiece)
+      if chunk.length == 0 {
+        if assembly.abandon(index, pieces: piece) { release(assembly: index) }
+        continue
+      }
       if assembly.put(index, piece: piece, offset: Int(chunk.offset), bytes) {
+        if assembly.contexts[index].isAbandoned {
+          release(assembly: index)
+          continue
+        }
         toldAssembly = index
         count(.messagesReceived)
         return .message(message(chunk, slot), assembly.content(index))
@@ -305,5 +365,6 @@ extension Transport {
     let slot = assembly.contexts[index].session
     assembly.release(index)
     if sessions[slot].state != .free && sessions[slot].assemblies != 0 { sessions[slot].assemblies &-= 1 }
+    openWindow()
   }
 }

@@ -26,7 +26,9 @@ extension Transport {
       count(.ackInvalid)
       return
     }
-    sessions[slot].peerWindow = min(UInt32(packet.window), UInt32(Transport.windowMax))
+    let window = min(UInt32(packet.window), UInt32(Transport.windowMax))
+    if window != 0 && sessions[slot].peerWindow == 0 { reopened(slot, now) }
+    sessions[slot].peerWindow = window
     if outstanding == 0 { return }
     var newly = 0
     var number = base
@@ -156,6 +158,21 @@ extension Transport {
     }
   }
 
+  /// The peer has room again: what it has refused meanwhile is sent once more.
+  @inline(never) @_noLocks
+  private mutating func reopened(_ slot: UInt32, _ now: UInt64) {
+    sessions[slot].progressAt = now
+    sessions[slot].timerFrom = now
+    sessions[slot].backoff = 0
+    var number = sessions[slot].base
+    while number != sessions[slot].nextNumber {
+      let at = place(slot, number)
+      if slots[at].state == .inFlight && slots[at].sentAt &+ sessions[slot].smoothedRTT <= now { markLost(slot, number) }
+      number &+= 1
+    }
+    makeReady(slot)
+  }
+
   static var reorderEighthsLeast: UInt32 { @_noLocks get { 8 } }
 
   /// How long a packet may be overtaken before it is taken to be lost: at first a round trip, since the window has room
@@ -198,7 +215,8 @@ extension Transport {
     sessions[slot].lossAt = next
     if next != 0 { wheel.set(slot, next) }
     if losses != 0 {
-      sessions[slot].congestion.lost(losses)
+      // What a closed window has refused was not lost on its way.
+      if sessions[slot].peerWindow != 0 { sessions[slot].congestion.lost(losses) }
       makeReady(slot)
     }
   }
@@ -276,7 +294,10 @@ extension Transport {
       }
     }
     if sessions[slot].inFlight != 0 || sessions[slot].lost != 0 {
-      if now &- sessions[slot].progressAt >= options.deadAfter {
+      if sessions[slot].abandonedAt != 0 { _ = tellAbandoned(slot, now) }
+      // A peer that answers, and has no room, is alive.
+      let aliveAt = sessions[slot].peerWindow == 0 ? sessions[slot].heardAt : sessions[slot].progressAt
+      if now &- aliveAt >= options.deadAfter {
         count(.sessionsTimedOut)
         end(slot, .timedOut)
         return
@@ -304,6 +325,14 @@ extension Transport {
     let wait = timeout(slot)
     let isProbe = mayProbe(slot) && probeTimeout(slot) < wait
     sessions[slot].timerFrom = now
+    if sessions[slot].peerWindow == 0 {
+      // Is it closed still (RFC 9293, 3.8.6.1)?
+      sessions[slot].backoff = min(sessions[slot].backoff &+ 1, 5)
+      sessions[slot].wantsProbe = true
+      count(.probes)
+      makeReady(slot)
+      return
+    }
     if isProbe {
       sessions[slot].probeSent = true
       sessions[slot].wantsProbe = true

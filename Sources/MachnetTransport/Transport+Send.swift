@@ -147,6 +147,7 @@ extension Transport {
     let slot = progress.session
     if sessions[slot].generation != progress.generation || sessions[slot].state != .open { return .lost }
     var state = progress
+    if state.offset == 0 && sessions[slot].isStaging && !tellAbandoned(slot, now) { return .blocked(nil) }
     let piece = Int(sessions[slot].piece)
     var chunk = MachnetChunk(
       message: state.message, total: UInt32(truncatingIfNeeded: payload.count), offset: state.offset,
@@ -158,12 +159,46 @@ extension Transport {
       guard stage(slot, chunk, payload.slice(Int(state.offset), to: end), endsMessage: end == payload.count, now) else {
         return .blocked(state.offset == 0 ? nil : state)
       }
-      if state.offset == 0 { sessions[slot].nextMessage &+= 1 }
+      if state.offset == 0 {
+        sessions[slot].nextMessage &+= 1
+        sessions[slot].isStaging = true
+        sessions[slot].stagingMessage = state.message
+        sessions[slot].stagingTotal = chunk.total
+        sessions[slot].abandonedAt = 0
+      }
       state.offset = UInt32(truncatingIfNeeded: end)
     } while Int(state.offset) < payload.count
+    sessions[slot].isStaging = false
     sessions[slot].messageAt = now
     count(.messagesSent)
     return .done
+  }
+
+  /// Gives up a message of which the beginning was accepted: the peer hears that the rest will not come, as soon as there is
+  /// room for that.
+  @_noLocks
+  public mutating func abandon(_ progress: Progress, now: UInt64) {
+    let slot = progress.session
+    if sessions[slot].generation != progress.generation || sessions[slot].state != .open || !sessions[slot].isStaging
+      || sessions[slot].stagingMessage != progress.message
+    {
+      return
+    }
+    sessions[slot].abandonedAt = progress.offset
+    _ = tellAbandoned(slot, now)
+  }
+
+  /// - Returns: whether the session is free for another message in several pieces.
+  @_noLocks
+  mutating func tellAbandoned(_ slot: UInt32, _ now: UInt64) -> Bool {
+    if sessions[slot].abandonedAt == 0 { return false }
+    let chunk = MachnetChunk(
+      message: sessions[slot].stagingMessage, total: sessions[slot].stagingTotal, offset: sessions[slot].abandonedAt,
+      kind: MachnetChunk.piece, length: 0, sourcePort: 0, destinationPort: 0, ttl: 0, tos: 0)
+    if !stage(slot, chunk, unsafe Bytes(unsafe: buffers.base, count: 0), endsMessage: true, now) { return false }
+    sessions[slot].isStaging = false
+    sessions[slot].abandonedAt = 0
+    return true
   }
 
   /// Tells the peer something about our socket at `localPort`.
@@ -291,16 +326,21 @@ extension Transport {
     }
     if sessions[slot].wantsProbe {
       sessions[slot].wantsProbe = false
-      if let number = lastInFlight(slot) { return emitAgain(slot, number, bytes, now) }
+      if let number = sessions[slot].peerWindow == 0 ? oldest(slot) : lastInFlight(slot) {
+        return emitAgain(slot, number, bytes, now)
+      }
     }
     if mayTransmit(slot, now) {
-      if sessions[slot].lost > 0, let number = firstLost(slot) {
+      if sessions[slot].lost > 0, let number = firstLost(slot),
+        distance(sessions[slot].base, number) < Int(sessions[slot].peerWindow)
+      {
         sessions[slot].lost &-= 1
         sessions[slot].inFlight &+= 1
         return emitAgain(slot, number, bytes, now)
       }
       let next = sessions[slot].nextNumber
-      if next != sessions[slot].staged && distance(sessions[slot].base, next) < Int(sessions[slot].peerWindow) {
+      // With nothing on its way there is no timer that would ask for a window.
+      if next != sessions[slot].staged && distance(sessions[slot].base, next) < max(1, Int(sessions[slot].peerWindow)) {
         return emitPaced(slot, bytes, now)
       }
       if sessions[slot].pingNext && next == sessions[slot].staged
@@ -325,6 +365,18 @@ extension Transport {
     if sessions[slot].paceAt != 0 && now < sessions[slot].paceAt { return false }
     sessions[slot].paceAt = 0
     return true
+  }
+
+  /// The packet that a closed window is asked with.
+  @_noLocks
+  private mutating func oldest(_ slot: UInt32) -> UInt32? {
+    let number = sessions[slot].base
+    if number == sessions[slot].nextNumber { return nil }
+    if slots[place(slot, number)].state == .lost {
+      sessions[slot].lost &-= 1
+      sessions[slot].inFlight &+= 1
+    }
+    return number
   }
 
   @_noLocks
@@ -452,7 +504,7 @@ extension Transport {
     header.number = number
     header.ack = sessions[slot].expected
     header.timestamp = timestamp(now)
-    header.window = UInt16(Transport.windowMax)
+    header.window = UInt16(truncatingIfNeeded: window(slot))
     header.emit(into: bytes, sackWords: words)
     sessions[slot].sentPackets &+= 1
   }

@@ -47,6 +47,9 @@ public struct Transport: ~Copyable {
   var resetTail: UInt32 = 0
 
   var assembly: Assembly
+  /// Sessions whose window is closed, and where the search for the next one to open begins.
+  var shortCount = 0
+  var shortNext: UInt32 = 0
   let counters: Table<UInt64>
   var random: Random
   let secret: (UInt64, UInt64)
@@ -399,7 +402,14 @@ public struct Transport: ~Copyable {
       give(buffer: slots[place(slot, number)].buffer)
       number &+= 1
     }
-    if sessions[slot].assemblies != 0 { assembly.forget(session: slot) }
+    if sessions[slot].isShort {
+      sessions[slot].isShort = false
+      shortCount &-= 1
+    }
+    if sessions[slot].assemblies != 0 {
+      assembly.forget(session: slot)
+      openWindow()
+    }
     if chunkSession == slot { chunks = nil }
     ended[endedNext] = sessions[slot].localTag
     endedNext = (endedNext &+ 1) & UInt32(Transport.endedMax &- 1)

@@ -197,6 +197,42 @@ import Testing
     #expect(world.end())
   }
 
+  /// Many hosts with datagrams of 43 packets, and a receiver that can put 8 together at a time.
+  @Test func `a receiver out of assemblies is not flooded, and everything arrives`() {
+    let world = SimulatedWorld(seed: runSeed)
+    func configure(_ options: inout EngineOptions) { options.transport.assemblies = 8 }
+    let b = world.addHost(engines: 1, configure: configure)
+    let others = (0..<14).map { _ in world.addHost(engines: 1, configure: configure) }
+    let receiver = b.open(port: 2000)
+    let small = b.open(port: 2001)
+    var ledger = Ledger()
+    func read() {
+      drain(receiver, &ledger)
+      drain(small, &ledger)
+    }
+    for host in others { #expect(host.open(port: 900).send(ledger.next(8), to: b.address, 2001, machnet: true)) }
+    world.run(for: 20_000_000, every: 50_000, read)
+    // The sessions are there; all at once.
+    for host in others {
+      for sender in 0..<12 {
+        let socket = host.open(port: UInt16(1000 + sender))
+        #expect(socket.send(ledger.next(60_000), to: b.address, 2000, machnet: true))
+        if sender % 3 == 0 { #expect(socket.send(ledger.next(100), to: b.address, 2001, machnet: true)) }
+      }
+    }
+    let start = world.now
+    while ledger.arrivals.count < Int(ledger.sent) && world.now < start + 2_000_000_000 {
+      world.run(for: 50_000)
+      read()
+    }
+    let sent = others.reduce(0) { $0 + count($1, .packetsSent) }
+    let again = others.reduce(0) { $0 + count($1, .retransmissions) }
+    #expect(ledger.arrivals.count == Int(ledger.sent) && ledger.arrivals.values.allSatisfy { $0 == 1 }, "seed \(runSeed)")
+    // 168 messages of 43 packets: a third of them again at most, though there was room for 8 messages of 14 hosts.
+    #expect(count(b, .assemblyFull) > 0 && again < 168 * 43 / 2, "seed \(runSeed): \(again) of \(sent)")
+    #expect(world.end())
+  }
+
   /// What 4 senders get across in `span` ns, bytes; the engines' absences as given.
   private func carried(_ seed: UInt64, _ span: UInt64, _ absences: Schedule?) -> (bytes: Int, counts: String) {
     let (world, a, b) = world(seed)

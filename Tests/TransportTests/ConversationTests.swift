@@ -150,4 +150,36 @@ let seconds: UInt64 = 1_000_000_000
       #expect((it.a.snapshot(0)!.congestionWindow < before) == isSlower, "\(away)")
     }
   }
+
+  /// A program ends while its datagram is half sent.
+  @Test func `messages that their senders give up leave nothing at the receiver, whatever order it hears that in`() {
+    for order in 0..<3 {
+      let it = Exchange(seed: runSeed)
+      it.open()
+      for _ in 0..<20 {
+        // 43 packets, of which 32 may wait to be sent.
+        guard let progress = it.send(60_000, nil) else {
+          Issue.record("it did not wait")
+          return
+        }
+        #expect(it.send(50_000, nil) == nil && it.send(3_000) == false, "another one waits for the first")
+        if order == 0 { it.settle() }
+        it.a.abandon(progress, now: it.now)
+        var packets: [([UInt8], PortPair)] = []
+        while let packet = it.next(fromA: true) { packets.append(packet) }
+        if order == 2 { packets.reverse() }
+        for (payload, ports) in packets { it.give(payload, ports, toA: false) }
+        it.settle()
+      }
+      #expect(it.received.isEmpty, "order \(order): \(it.received)")
+      #expect(it.b.value(.assemblyFull) == 0 && it.b.value(.chunkMalformed) == 0)
+      var progress = it.send(60_000, nil)
+      while progress != nil {
+        it.settle()
+        progress = it.send(60_000, progress)
+      }
+      it.settle()
+      #expect(it.received == [60_000], "order \(order): \(it.received)")
+    }
+  }
 }

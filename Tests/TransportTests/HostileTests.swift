@@ -98,6 +98,22 @@ final class Exchange {
     }
   }
 
+  /// Begins a message, or goes on with it.
+  ///
+  /// - Returns: nil: it is accepted.
+  func send(_ size: Int, _ progress: Transport.Progress?) -> Transport.Progress? {
+    guard case .open(let session) = a.session(
+      localAddress: Exchange.addressA, remoteAddress: Exchange.addressB, datagramMax: 1472, now: now)
+    else { return nil }
+    var content = [UInt8](repeating: 7, count: size)
+    return unsafe content.withUnsafeMutableBytes { raw in
+      let bytes = unsafe Bytes(unsafe: raw.baseAddress!, count: size)
+      let sent = a.send(session, bytes, localPort: 1, remotePort: 2, ttl: 64, tos: 0, progress: progress, now: now)
+      if case .blocked(let progress) = sent { return progress }
+      return nil
+    }
+  }
+
   /// Opens a session.
   func open() {
     _ = send(1)
