@@ -79,9 +79,11 @@ extension Socket {
   fileprivate static func sendQuickly(
     _ socket: SocketPointer, _ data: UnsafeRawPointer, _ size: Int, _ flags: Int32, _ address: UnsafeRawPointer?, _ length: UInt32
   ) -> Bool {
-    guard flags & ~Int32(MN_MSG_DONTWAIT | MN_MSG_NOSIGNAL) == 0, UInt(bitPattern: size) <= UInt(MN_DATAGRAM_MAX)
+    // (Without an endpoint: another thread has closed the one that was meant, and the number is a new socket's.)
+    guard flags & ~Int32(MN_MSG_DONTWAIT | MN_MSG_NOSIGNAL) == 0, UInt(bitPattern: size) <= UInt(MN_DATAGRAM_MAX),
+      let endpoint = unsafe socket.pointee.endpoint
     else { return false }
-    let block = UnsafeMutableRawPointer(unsafe socket.pointee.endpoint.unsafelyUnwrapped)
+    let block = UnsafeMutableRawPointer(endpoint)
     let process = unsafe process.unsafelyUnwrapped
     let directory = unsafe process.pointee.directory.unsafelyUnwrapped
     guard unsafe mn_compare_exchange_u32(block + Int(MN_OFFSET_ENDPOINT_TX_LOCK), 0, mn_thread_id()) else { return false }
@@ -134,10 +136,11 @@ extension Socket {
     _ length: UnsafeMutablePointer<UInt32>?
   ) -> Int {
     let turn = unsafe socket.pointee.turn &+ 1
-    guard flags & ~Int32(MN_MSG_DONTWAIT) == 0, size >= 0, turn & (shadowEvery &- 1) != 0
+    guard flags & ~Int32(MN_MSG_DONTWAIT) == 0, size >= 0, turn & (shadowEvery &- 1) != 0,
+      let endpoint = unsafe socket.pointee.endpoint
     else { return -1 }
     if unsafe address != nil, unsafe length == nil || Int32(bitPattern: length.unsafelyUnwrapped.pointee) < 0 { return -1 }
-    let block = UnsafeMutableRawPointer(unsafe socket.pointee.endpoint.unsafelyUnwrapped)
+    let block = UnsafeMutableRawPointer(endpoint)
     if unsafe mn_load_relaxed_u32(block + Int(MN_OFFSET_ENDPOINT_ERROR)) != 0 { return -1 }
     var engine = unsafe socket.pointee.firstReader
     if unsafe engine >= Int(truncatingIfNeeded: socket.pointee.channel.unsafelyUnwrapped.pointee.engineCount) { engine = 0 }
