@@ -60,7 +60,7 @@ extension Socket {
     _ peer: Name
   ) -> Bool {
     let status = answer.reply.status
-    if status == 105 /* ENOBUFS: an engine is slow */ {
+    if status == 105 /* ENOBUFS: an engine is slow */ || status == 16 /* EBUSY: who passed it here has it still */ {
       unsafe socket.pointee.awaits = socket.pointee.endpoint == nil
       unsafe Loss.postpone(process)
       return false
@@ -183,8 +183,7 @@ extension Socket {
   }
 
   static func peer(_ socket: SocketPointer) -> Name? {
-    let endpoint = unsafe socket.pointee.endpoint.unsafelyUnwrapped
-    guard unsafe flags(socket) & UInt32(MN_SOCKET_CONNECTED) != 0 else { return nil }
+    guard let endpoint = unsafe socket.pointee.endpoint, unsafe flags(socket) & UInt32(MN_SOCKET_CONNECTED) != 0 else { return nil }
     return unsafe Name(mapped: endpoint.pointee.peer, port: endpoint.pointee.peer_port)
   }
 

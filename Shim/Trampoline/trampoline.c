@@ -677,9 +677,9 @@ static void pass(int fd) {
   void *entry = entry_of(fd);
   if (entry) mn_hook_passing(entry, fd);
 }
-static void receive_made(int fd) { made(fd); }
+static void receive_made(int fd) { mn_hook_inherited(made(fd)); }
 INLINE bool may_carry_descriptors(const struct msghdr *message) {
-  return UNLIKELY(mn_table_length != 0) && message && message->msg_control && message->msg_controllen >= CMSG_LEN(sizeof(int));
+  return UNLIKELY(mn_process != NULL) && message && message->msg_control && message->msg_controllen >= CMSG_LEN(sizeof(int));
 }
 
 SLOW ssize_t slow_sendmsg(int fd, const struct msghdr *message, int flags) {

@@ -164,6 +164,9 @@ final class Endpoint {
   let opened = mn_linux_monotonic()
   /// Its application reads on what its rings hold (MN_CLOSE_KEEPING), and closes it again.
   var isKept = false
+  /// The connection that has said so; and whether before an exec, so that whoever opens the socket next gets what is unread.
+  var keeper: UInt64 = 0
+  var isLeaving = false
   /// Looks in a row that did not find its socket (`closeOrphans`).
   var misses = 0
   /// And all engines have let go of it.

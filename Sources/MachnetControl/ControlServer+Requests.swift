@@ -31,7 +31,7 @@ extension ControlServer {
       return []
     case MN_REQUEST_CLOSE:
       guard request.flags & ~UInt32(MN_CLOSE_KEEPING | MN_CLOSE_LEAVING) == 0 else { throw .lie }
-      try close(request, connection)
+      try close(request, connection, name)
       return []
     case MN_REQUEST_STATUS:
       try requestStatus(request, name)
@@ -102,7 +102,11 @@ extension ControlServer {
       return [known.event]
     }
     finishDeparture(of: shadow.cookie)
-    if let old = leaving[shadow.cookie], old.reference.channel != channel.identifier { close(old, keeping: false) }
+    if let old = kept[shadow.cookie], old.keeper != name {
+      // Who passed the socket to another process may still read on; then the kernel's queue is the one that both see.
+      guard old.isLeaving else { throw Refusal(EBUSY) }
+      close(old, keeping: false)
+    }
     if request.flags & UInt32(MN_OPEN_KNOWN) != 0 && unclaimed.entries[shadow.cookie] == nil { throw Refusal(ENOENT) }
     let peer = request.flags & UInt32(MN_OPEN_PEER) != 0 ? try statedPeer(request) : shadow.peer
     let address = try grantedAddress(shadow, peer: peer)
@@ -161,15 +165,19 @@ extension ControlServer {
     return [endpoint.event, channel.memory.descriptor] + channel.doorbells
   }
 
-  private func close(_ request: mn_request, _ connection: Connection) throws(Refusal) {
+  private func close(_ request: mn_request, _ connection: Connection, _ name: UInt64) throws(Refusal) {
     let endpoint = try endpoint(of: request, connection, kept: true)
     let keeping = request.flags & UInt32(MN_CLOSE_KEEPING) != 0
     guard let channel = channels[endpoint.reference.channel] else { return }
     if let parts = connection.joined[endpoint.cookie], !keeping { connection.joined[endpoint.cookie] = parts == 1 ? nil : parts - 1 }
     // Somebody has joined since those who know of each other let go, or this is one of several who joined.
     if !endpoint.isKept && channel.references(endpoint.reference.index) > (keeping ? 1 : 0) { return }
+    if keeping && !endpoint.isKept {
+      kept[endpoint.cookie] = endpoint
+      endpoint.keeper = name
+      endpoint.isLeaving = request.flags & UInt32(MN_CLOSE_LEAVING) != 0
+    }
     close(endpoint, keeping: keeping)
-    if keeping && request.flags & UInt32(MN_CLOSE_LEAVING) != 0 { leaving[endpoint.cookie] = endpoint }
   }
 
   /// The process behind a connection has gone, and others hold its channel, too.
@@ -212,7 +220,7 @@ extension ControlServer {
     fill(&reply, endpoint)
   }
 
-  private func close(_ endpoint: Endpoint, keeping: Bool) {
+  func close(_ endpoint: Endpoint, keeping: Bool) {
     guard let channel = channels[endpoint.reference.channel] else { return }
     if endpoint.isKept {
       guard !keeping else { return }

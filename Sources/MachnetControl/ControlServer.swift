@@ -23,8 +23,8 @@ public final class ControlServer: @unchecked Sendable {
   var netns: NetworkNamespaces
   var counters = ControlCounters()
   var unclaimed = Unclaimed()
-  /// Kept endpoints of processes that have said that they are about to exec, by the socket's cookie.
-  var leaving: [UInt64: Endpoint] = [:]
+  /// Endpoints that their processes have closed and read on, by the socket's cookie.
+  var kept: [UInt64: Endpoint] = [:]
   /// What engines are still letting go of.
   var departing: [Departure] = []
   var endpointCount = 0
@@ -195,6 +195,9 @@ public final class ControlServer: @unchecked Sendable {
   func disconnect(_ name: UInt64) {
     guard let connection = connections.removeValue(forKey: name) else { return }
     endCapture(of: name)
+    for endpoint in kept.values where endpoint.keeper == name && !connection.channels.contains(endpoint.reference.channel) {
+      close(endpoint, keeping: false)
+    }
     for identifier in connection.channels {
       guard let channel = channels[identifier] else { continue }
       if channel.holders == [name] { remove(identifier) } else { leave(channel, connection, name) }
@@ -296,7 +299,7 @@ public final class ControlServer: @unchecked Sendable {
     guard let channel = channels.removeValue(forKey: identifier) else { return }
     for holder in channel.holders { connections[holder]?.channels.remove(identifier) }
     unsafe mn_store_release_u32(channel.memory.base + Int(MN_OFFSET_CHANNEL_DAMAGED), 1)
-    for case let endpoint? in channel.endpoints where leaving[endpoint.cookie] === endpoint { leaving[endpoint.cookie] = nil }
+    for case let endpoint? in channel.endpoints where kept[endpoint.cookie] === endpoint { kept[endpoint.cookie] = nil }
     for case let endpoint? in channel.endpoints where endpointsByCookie[endpoint.cookie] === endpoint {
       channel.setState(endpoint.reference.index, .closed)
       forget(endpoint)
@@ -393,7 +396,7 @@ public final class ControlServer: @unchecked Sendable {
   func free(_ endpoint: Endpoint, of channel: Channel) {
     let index = endpoint.reference.index
     keepUnread(of: endpoint, in: channel)
-    if leaving[endpoint.cookie] === endpoint { leaving[endpoint.cookie] = nil }
+    if kept[endpoint.cookie] === endpoint { kept[endpoint.cookie] = nil }
     channel.reclaim(index)
     channel.setState(index, .free)
     channel.endpoints[Int(index)] = nil

@@ -427,6 +427,43 @@ import Testing
     }
   }
 
+  /// Who has passed a socket to another process reads on what it has kept; the other one's turn comes when it closes that, or ends,
+  /// also if it is a forked child that closed what lies in its parent's channel.
+  @Test func whatIsPassedOnIsTheSendersUntilItClosesIt() throws {
+    try withDaemon { daemon in
+      for way in 0..<3 {
+        let socket = TestSocket()
+        try socket.bind()
+        var sender: TestApplication? = try TestApplication(daemon)
+        let receiver = try TestApplication(daemon)
+        let block = try sender!.open(socket).header.endpoint
+        sender!.deliver(block, count: 3)
+        var child: ControlClient? = way == 2 ? try daemon.client() : nil
+        if let child {
+          var request = child.request(MN_REQUEST_CLOSE)
+          request.flags = UInt32(MN_CLOSE_KEEPING)
+          request.channel = sender!.channel
+          request.endpoint = block
+          request.token = sender!.header.token
+          try child.send(request)
+        } else {
+          try sender!.close(block, keeping: true)
+        }
+        #expect(try daemon.eventually { _ in sender!.block(block).state == UInt32(MN_ENDPOINT_LEFT) })
+        for _ in 0..<2 { #expect(try receiver.open(socket).header.status == EBUSY) }
+        #expect(sender!.unread(block) == 3)
+        switch way {
+        case 0: try sender!.close(block)
+        case 1: sender = nil
+        default: child = nil
+        }
+        var found = try receiver.open(socket).header
+        while found.status == EBUSY { found = try receiver.open(socket).header }
+        #expect(found.status == 0 && receiver.unread(found.endpoint) == 3)
+      }
+    }
+  }
+
   @Test func theTokenProvesAccessToAnothersChannel() throws {
     try withDaemon { daemon in
       let parent = try TestApplication(daemon)

@@ -575,6 +575,25 @@ CASE(passed, "SCM_RIGHTS: what was queued is there for the sender, what comes la
   }
 }
 
+CASE(passed_on, "SCM_RIGHTS: who passes a socket closes it; what was queued, and what comes, is the receiver's") {
+  for (int batched = 0; batched < 2; batched++) {
+    int a = udp("a"), b = udp("b");
+    uint16_t port = port_of(a);
+    for (unsigned i = 1; i <= 3; i++) send_to(b, a, i, 10);
+    settle(a);
+    wait_sent(b);
+    int index = peer_adopt(&a, 1, batched);
+    drop(a);
+    for (int i = 0; i < 3; i++) show_peer("queued", index);
+    for (unsigned i = 4; i <= 6; i++) {
+      send_to_port(b, -1, port, i);
+      show_peer("after that", index);
+    }
+    peer_close(index);
+    drop(b);
+  }
+}
+
 CASE(passed_blocked, "SCM_RIGHTS while a thread is blocked in the socket") {
   int a = udp("a"), b = udp("b");
   send_to(b, a, 1, 10);
