@@ -253,14 +253,18 @@ extension Core {
     }
     guard let record = endpoints[receiver].writer.reserve(length) else { return false }
     unsafe fill(record, payload, envelope, interface: interface)
-    if receiveLimit(of: receiver) != 0 {
-      let flags = Core.receiveFlags | UInt16(truncatingIfNeeded: MN_RECORD_CHARGED)
-      unsafe record.base.storeBytes(of: flags, toByteOffset: 6, as: UInt16.self)
-      endpoints[receiver].charged &+= mn_charge(UInt32(truncatingIfNeeded: length))
-    }
+    if receiveLimit(of: receiver) != 0 { charge(record, length, receiver) }
     endpoints[receiver].writer.commit(record)
     count(length, deliveredTo: receiver)
     return true
+  }
+
+  /// Counts a record for an RX ring against its receiver's SO_RCVBUF.
+  @inline(__always) @_noLocks
+  mutating func charge(_ record: Record, _ length: Int, _ receiver: UInt32) {
+    let flags = Core.receiveFlags | UInt16(truncatingIfNeeded: MN_RECORD_CHARGED)
+    unsafe record.base.storeBytes(of: flags, toByteOffset: 6, as: UInt16.self)
+    endpoints[receiver].charged &+= mn_charge(UInt32(truncatingIfNeeded: length))
   }
 
   /// Counts a datagram that was put into an RX ring, to be published with the burst.

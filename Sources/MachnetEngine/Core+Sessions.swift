@@ -294,11 +294,21 @@ extension Core {
     // What waits already comes first.
     let isTaken =
       unsafe endpoints[receiver].parking == none
+      && (receiveLimit(of: receiver) == 0 || isWithinLimit(payload.count, receiver))
       && deliver(payload.base, payload.count, envelope, interface: interface, to: receiver)
     if !isTaken { park(payload, envelope, interface: interface, for: receiver) }
     if !isTaken || endpoints[receiver].writer.written > UInt64(endpoints[receiver].rxCapacity / 2) {
       pause(receiver, message.session, port)
     }
+  }
+
+  /// Whether a message keeps within its receiver's SO_RCVBUF. One that never could is let in alone: what a session has taken
+  /// arrives, and waits where the kernel would drop.
+  @inline(never) @_noLocks
+  private func isWithinLimit(_ length: Int, _ receiver: UInt32) -> Bool {
+    let limit = receiveLimit(of: receiver)
+    return limit == 0 || fits(length, limit, receiver)
+      || endpoints[receiver].charged == endpoints[receiver].writer.chargeTaken
   }
 
   /// Keeps a message until its receiver has room: what was on its way before the pause reached its sender.
@@ -346,11 +356,12 @@ extension Core {
   private mutating func empty(parking place: UInt32) {
     let receiver = parkings[place].endpoint
     while case .record(let waiting) = parkings[place].reader.peek() {
-      guard let record = endpoints[receiver].writer.reserve(waiting.length) else {
+      guard isWithinLimit(waiting.length, receiver), let record = endpoints[receiver].writer.reserve(waiting.length) else {
         parkings[place].reader.publish()
         return
       }
       unsafe record.base.copyMemory(from: waiting.base, byteCount: Int(MN_RECORD_HEADER) &+ waiting.length)
+      if receiveLimit(of: receiver) != 0 { charge(record, waiting.length, receiver) }
       endpoints[receiver].writer.commit(record)
       count(waiting.length, deliveredTo: receiver)
       parkings[place].reader.advance(waiting)

@@ -293,6 +293,38 @@ import Testing
     #expect(bytes > 0 && world.end())
   }
 
+  /// The kernel would drop what goes beyond SO_RCVBUF; a session has promised to deliver it.
+  @Test func `a receive limit holds messages back, drops none, and lets one in that never fits`() {
+    let (world, a, b) = world()
+    let alice = a.open(port: 1000)
+    let bob = b.open(port: 2000)
+    let carol = b.open(port: 2001)
+    // Three datagrams of 1400 bytes by the kernel's accounting.
+    bob.want(limit: 8192)
+    for number in 0..<20 as Range<UInt8> {
+      #expect(alice.send([UInt8](repeating: number, count: 1400), to: b.address, 2000, machnet: true))
+    }
+    #expect(alice.send([UInt8](repeating: 20, count: 30_000), to: b.address, 2000, machnet: true))
+    world.run(for: 20_000_000)
+    var got: [UInt8] = []
+    while let datagram = bob.receive() { got.append(datagram.payload[0]) }
+    #expect(got == [0, 1, 2] && bob.rxDrops == 0, "\(got)")
+    // The session goes on for others.
+    #expect(a.open(port: 1001).send([1], to: b.address, 2001, machnet: true))
+    world.run(for: 20_000_000)
+    #expect(carol.receive()?.payload == [1])
+    world.run(for: 200_000_000, every: 1_000_000) {
+      var now = 0
+      while let datagram = bob.receive() {
+        got.append(datagram.payload[0])
+        now += 1
+      }
+      #expect(now <= 3)
+    }
+    #expect(got == Array(0...20) && bob.rxDrops == 0 && b.drops.isEmpty && a.drops.isEmpty, "\(got) \(a.drops) \(b.drops)")
+    #expect(world.end())
+  }
+
   @Test func `sessions of several engines stay on the engines where their packets land`() {
     let (world, a, b) = world(engines: 4)
     let senders = (0..<4).map { a.open(port: UInt16(1000 + $0), home: $0) }
