@@ -250,8 +250,9 @@ extension Core {
       datagramMax: ports[port].mtu &- Core.datagramOverhead)
     if let (message, payload) = transports[port].handle(datagram.payload, arrival, now: now) {
       take(message, payload, port)
+    } else if transports[port].hasEvents {
+      takeEvents(port)
     }
-    if transports[port].hasEvents { takeEvents(port) }
   }
 
   @inline(never) @_noLocks

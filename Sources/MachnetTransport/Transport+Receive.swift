@@ -144,7 +144,7 @@ extension Transport {
   }
 
   /// Packets after which an acknowledgement does not wait for company any more.
-  static var ackEvery: UInt32 { @_noLocks get { 16 } }
+  static var ackEvery: UInt32 { @_noLocks get { 32 } }
 
   // MARK: What has been received. Bit i stands for packet expected + 1 + i.
 

@@ -86,15 +86,25 @@ extension Transport {
       return nil
     }
     let chunk = whole(hint, payload.count, localPort: localPort, remotePort: remotePort, ttl: ttl, tos: tos)
-    let at = place(hint, number)
-    slots[at] = Slot(buffer: takeBuffer())
+    let length = MachnetChunk.headerLength &+ payload.count
+    var it = Slot(buffer: takeBuffer())
+    let kept = buffer(it.buffer).slice(0, to: length)
+    chunk.emit(into: kept)
+    kept.copy(payload, to: MachnetChunk.headerLength)
+    it.length = UInt16(truncatingIfNeeded: length)
+    it.messages = 1
+    it.state = .inFlight
+    it.sentAt = now
+    it.transmissions = 1
+    slots[place(hint, number)] = it
     sessions[hint].staged = number &+ 1
-    put(chunk, payload, into: at, 0)
-    slots[at].messages = 1
     sessions[hint].pendingMessages &+= 1
     accepted(hint, now)
     count(.packetsSent)
-    return emitNext(hint, bytes, now)
+    launch(hint, number, now)
+    let start = emitHead(hint, number, room: length, bytes, now, ackNow: isFull(hint))
+    bytes.copy(kept, to: start)
+    return transmission(hint, start &+ length)
   }
 
   @inline(__always) @_noLocks
@@ -406,7 +416,16 @@ extension Transport {
   @inline(__always) @_noLocks
   private mutating func emitNext(_ slot: UInt32, _ bytes: Bytes, _ now: UInt64) -> Transmission {
     let number = sessions[slot].nextNumber
-    sessions[slot].nextNumber &+= 1
+    launch(slot, number, now)
+    let at = place(slot, number)
+    slots[at].transmissions = 1
+    return emitNumbered(slot, number, bytes, now, ackNow: isFull(slot) || slots[at].length == 0)
+  }
+
+  /// Counts a new packet as one that is on its way.
+  @inline(__always) @_noLocks
+  private mutating func launch(_ slot: UInt32, _ number: UInt32, _ now: UInt64) {
+    sessions[slot].nextNumber = number &+ 1
     sessions[slot].inFlight &+= 1
     // Timeouts count from here when nothing was on its way.
     if sessions[slot].inFlight == 1 && sessions[slot].lost == 0 {
@@ -414,12 +433,11 @@ extension Transport {
       sessions[slot].timerFrom = now
       setTimeout(slot, now)
     }
-    let at = place(slot, number)
-    slots[at].transmissions = 1
-    // The last packet that the window allows: the sender waits for the answer.
-    let isLast = Double(sessions[slot].inFlight) >= sessions[slot].congestion.window
-    return emitNumbered(slot, number, bytes, now, ackNow: isLast || slots[at].length == 0)
   }
+
+  /// Whether the last packet was the last that the window allows: the sender waits for the answer.
+  @inline(__always) @_noLocks
+  private mutating func isFull(_ slot: UInt32) -> Bool { Double(sessions[slot].inFlight) >= sessions[slot].congestion.window }
 
   /// The next packet, of a session that may have a window below one.
   @inline(never) @_noLocks
@@ -447,19 +465,7 @@ extension Transport {
     let length = Int(slots[at].length)
     slots[at].state = .inFlight
     slots[at].sentAt = now
-    let words = sackWords(slot)
-    let flags = ackNow ? MachnetPacket.numbered | MachnetPacket.ackNow : MachnetPacket.numbered
-    var start = MachnetPacket.headerLength
-    if words == 0 {
-      acknowledged(slot)
-      emitHead(slot, flags, number, bytes, now)
-    } else if start &+ 8 &* words &+ length > Int(sessions[slot].datagramMax) {
-      // No room for them here: a packet of its own will say it.
-      emitHead(slot, flags, number, bytes, now)
-    } else {
-      acknowledged(slot)
-      start = emitHead(slot, flags, number, sackWords: words, bytes, now)
-    }
+    let start = emitHead(slot, number, room: length, bytes, now, ackNow: ackNow)
     if length != 0 { bytes.copy(buffer(slots[at].buffer).slice(0, to: length), to: start) }
     return transmission(slot, start &+ length)
   }
@@ -479,15 +485,34 @@ extension Transport {
   }
 
   @inline(__always) @_noLocks
-  private func acknowledged(_ slot: UInt32) {
+  private mutating func acknowledged(_ slot: UInt32) {
     sessions[slot].ackNow = false
     sessions[slot].ackPending = 0
     sessions[slot].ackAt = 0
   }
 
+  /// Writes the head of a numbered packet with what is to be acknowledged, if that fits beside `length` bytes.
+  ///
+  /// - Returns: where the chunks go.
+  @inline(__always) @_noLocks
+  private mutating func emitHead(
+    _ slot: UInt32, _ number: UInt32, room length: Int, _ bytes: Bytes, _ now: UInt64, ackNow: Bool
+  ) -> Int {
+    let flags = ackNow ? MachnetPacket.numbered | MachnetPacket.ackNow : MachnetPacket.numbered
+    let words = sackWords(slot)
+    if words != 0 && MachnetPacket.headerLength &+ 8 &* words &+ length <= Int(sessions[slot].datagramMax) {
+      acknowledged(slot)
+      return emitHead(slot, flags, number, sackWords: words, bytes, now)
+    }
+    // Without room for them, a packet of its own will say it.
+    if words == 0 { acknowledged(slot) }
+    emitHead(slot, flags, number, bytes, now)
+    return MachnetPacket.headerLength
+  }
+
   /// Writes the head of a packet of an open session.
   @inline(__always) @_noLocks
-  private func emitHead(
+  private mutating func emitHead(
     _ slot: UInt32, _ flags: UInt8, _ number: UInt32, _ bytes: Bytes, _ now: UInt64, announcing words: Int = 0
   ) {
     var header = MachnetHeader(type: MachnetPacket.data, engine: options.engine, tag: sessions[slot].remoteTag)
@@ -513,7 +538,7 @@ extension Transport {
   ///
   /// - Returns: where the chunks go.
   @inline(never) @_noLocks
-  private func emitHead(
+  private mutating func emitHead(
     _ slot: UInt32, _ flags: UInt8, _ number: UInt32, sackWords words: Int, _ bytes: Bytes, _ now: UInt64
   ) -> Int {
     emitHead(slot, flags, number, bytes, now, announcing: words)
@@ -527,7 +552,7 @@ extension Transport {
   }
 
   @inline(__always) @_noLocks
-  private func transmission(_ slot: UInt32, _ length: Int) -> Transmission {
+  private mutating func transmission(_ slot: UInt32, _ length: Int) -> Transmission {
     Transmission(
       localAddress: sessions[slot].localAddress, remoteAddress: sessions[slot].remoteAddress,
       ports: sessions[slot].ports, length: length)
