@@ -28,6 +28,7 @@ struct Assembly {
   private let memory: Table<UInt8>
   let small: Int
   let large: Int
+  private let low: Int
 
   /// Pieces of a small message: at most 65,536 / 496, at the least piece length.
   private static var smallWords: Int { @_noLocks get { 4 } }
@@ -38,6 +39,7 @@ struct Assembly {
   init(small: Int, large: Int) {
     self.small = small
     self.large = large
+    low = small / 4
     contexts = Table(count: small + large)
     free = Table(count: small)
     freeLarge = Table(count: large)
@@ -81,7 +83,7 @@ struct Assembly {
   func isLow(total: Int, pieces: Int) -> Bool { isSmall(total, pieces) ? isLow : freeLargeCount <= large / 4 }
 
   @inline(__always)
-  var isLow: Bool { @_noLocks get { freeSmall <= small / 4 } }
+  var isLow: Bool { @_noLocks get { freeSmall <= low } }
 
   @inline(__always) @_noLocks
   private func isSmall(_ total: Int, _ pieces: Int) -> Bool {

@@ -98,6 +98,8 @@ struct Session: BitwiseCopyable {
   var base: UInt32
   var nextNumber: UInt32
   var staged: UInt32
+  /// When the latest new packet was sent.
+  var launchedAt: UInt64
   var inFlight: Int32
   var lost: Int32
   /// No lost packet comes before this one.

@@ -142,7 +142,7 @@ extension Transport {
       datagramMax: UInt16(truncatingIfNeeded: size), piece: UInt16(truncatingIfNeeded: pieceLength(datagramMax)),
       remotePiece: 0, next: none, generation: 0, openedAt: now, setUpTime: 0, waveAt: 0, waveInterval: 0, waveLeft: 0, sprayed: 0,
       confirmPorts: PortPair(source: 0, destination: 0), cookie: 0, cookieTime: 0, base: first, nextNumber: first,
-      staged: first, inFlight: 0, lost: 0, lostHint: first,
+      staged: first, launchedAt: 0, inFlight: 0, lost: 0, lostHint: first,
       peerWindow: UInt32(Transport.windowMax), nextMessage: 0 &- 64, pendingMessages: 0,
       isStaging: false, stagingMessage: 0, stagingTotal: 0, abandonedAt: 0, nextWord: 1, latestWord: 0, smoothedRTT: 0, varianceRTT: 0,
       minimumRTT: .max, nextMinimumRTT: .max, minimumUntil: 0, latestRTT: 0, latestWait: 0, rackSentAt: 0,

@@ -81,7 +81,7 @@ extension Transport {
     if !isOpen(hint, localAddress, remoteAddress) || payload.count > Int(sessions[hint].piece) { return nil }
     let number = sessions[hint].nextNumber
     if number != sessions[hint].staged || sessions[hint].isReady || !isUnhindered(hint, number) || freeBufferCount == 0
-      || slots[place(hint, number &- 1)].sentAt == now
+      || sessions[hint].launchedAt == now
     {
       return nil
     }
@@ -426,6 +426,7 @@ extension Transport {
   @inline(__always) @_noLocks
   private mutating func launch(_ slot: UInt32, _ number: UInt32, _ now: UInt64) {
     sessions[slot].nextNumber = number &+ 1
+    sessions[slot].launchedAt = now
     sessions[slot].inFlight &+= 1
     // Timeouts count from here when nothing was on its way.
     if sessions[slot].inFlight == 1 && sessions[slot].lost == 0 {
