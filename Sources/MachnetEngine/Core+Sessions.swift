@@ -273,19 +273,11 @@ extension Core {
 
   @inline(__always) @_noLocks
   private mutating func take(_ message: Transport.Message, _ payload: Bytes, _ port: UInt32) {
-    if message.localPort == 0 || message.remotePort == 0 {
-      mailbox.drop(.udpMalformed)
-      return
-    }
     let receiver = demultiplexer.receiver(
       world: Demultiplexer.wire, netns: 0, address: message.localAddress, port: message.localPort,
       peerAddress: message.remoteAddress, peerPort: message.remotePort, endpoints)
     if receiver == none {
-      mailbox.drop(.udpNoReceiver)
-      if mayTellUnreachable() {
-        _ = transports[port].tell(
-          message.session, .unreachable, localPort: message.localPort, remotePort: message.remotePort, now: now)
-      }
+      answerUnreachable(message, port)
       return
     }
     let envelope = Envelope(
@@ -293,14 +285,24 @@ extension Core {
       destinationPort: message.localPort, ttl: message.ttl, tos: message.tos)
     let interface = ports[port].interface
     // What waits already comes first.
-    let isTaken =
-      unsafe endpoints[receiver].parking == none
+    if unsafe endpoints[receiver].parking == none
       && (receiveLimit(of: receiver) == 0 || isWithinLimit(payload.count, receiver))
       && deliver(payload.base, payload.count, envelope, interface: interface, to: receiver)
-    if !isTaken { park(payload, envelope, interface: interface, for: receiver) }
-    if !isTaken || endpoints[receiver].writer.written > UInt64(endpoints[receiver].rxCapacity / 2) {
-      pause(receiver, message.session, port)
+    {
+      if endpoints[receiver].writer.written <= UInt64(endpoints[receiver].rxCapacity / 2) { return }
+    } else {
+      park(payload, envelope, interface: interface, for: receiver)
     }
+    pause(receiver, message.session, port)
+  }
+
+  /// Tells a message's sender that nobody has its port.
+  @inline(never) @_noLocks
+  private mutating func answerUnreachable(_ message: Transport.Message, _ port: UInt32) {
+    mailbox.drop(.udpNoReceiver)
+    if !mayTellUnreachable() { return }
+    _ = transports[port].tell(
+      message.session, .unreachable, localPort: message.localPort, remotePort: message.remotePort, now: now)
   }
 
   /// Whether a message keeps within its receiver's SO_RCVBUF. One that never could is let in alone: what a session has taken
