@@ -2,6 +2,7 @@ import Glibc
 import MachnetEngine
 import MachnetSimulation
 import MachnetWire
+import Synchronization
 
 /// The seed of this run: `SEED=` replays one.
 let runSeed: UInt64 = {
@@ -9,22 +10,23 @@ let runSeed: UInt64 = {
   return UInt64.random(in: 1...UInt64.max)
 }()
 
-/// Memory for a payload or a frame.
-@safe final class Memory {
+/// Memory for a payload or a frame. It stays to the end of the run: `bytes` do not hold what they belong to.
+@safe struct Memory {
   let bytes: Bytes
+  /// Addresses of all, so that none is lost.
+  private static let kept = Mutex<[UInt]>([])
 
   init(_ count: Int, filledWith byte: UInt8 = 0) {
     let base = UnsafeMutableRawPointer.allocate(byteCount: max(1, count), alignment: 64)
     unsafe base.initializeMemory(as: UInt8.self, repeating: byte, count: count)
     bytes = unsafe Bytes(unsafe: base, count: count)
+    Memory.kept.withLock { $0.append(UInt(bitPattern: base)) }
   }
 
-  convenience init(_ content: [UInt8]) {
+  init(_ content: [UInt8]) {
     self.init(content.count)
     for (index, byte) in content.enumerated() { bytes.set8(index, byte) }
   }
-
-  deinit { unsafe bytes.base.deallocate() }
 }
 
 func array(_ bytes: Bytes) -> [UInt8] { (0..<bytes.count).map { bytes.u8($0) } }

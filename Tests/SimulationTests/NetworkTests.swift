@@ -165,17 +165,18 @@ import Testing
 }
 
 @Suite struct Links {
-  @Test func `a frame takes two serialisations and two delays`() {
+  @Test func `a frame takes two serialisations and two delays`() throws {
     let network = network()
     // 1000 bytes and 24 of overhead at 10 Gbit/s: 819.2 ns.
     #expect(network.sendUDP(Memory(958).bytes, from: 0, to: 1, sourcePort: 1, destinationPort: 2))
-    let arrival = network.next(until: 1_000_000)
-    #expect(arrival?.frame.count == 1000)
-    #expect(arrival?.time == 820 + 12_500 + 820 + 12_500)
+    let arrival = try #require(network.next(until: 1_000_000))
+    #expect(arrival.frame.count == 1000)
+    #expect(arrival.time == 820 + 12_500 + 820 + 12_500)
     // The shortest frame is padded to 60: 84 bytes, 67.2 ns.
     let start = network.now
     #expect(network.sendUDP(Memory(0).bytes, from: 1, to: 0, sourcePort: 1, destinationPort: 2))
-    #expect(network.next(until: 1_000_000)?.time == start + 68 + 12_500 + 68 + 12_500)
+    let second = try #require(network.next(until: 1_000_000))
+    #expect(second.time == start + 68 + 12_500 + 68 + 12_500)
     #expect(network.next(until: 1_000_000) == nil && network.now == 1_000_000)
   }
 
