@@ -260,7 +260,7 @@ extension Core {
     while let event = transports[port].pollEvent() {
       switch event {
       case .message(let message, let payload):
-        if payload.count > Int(MN_DATAGRAM_MAX) { mailbox.drop(.udpMalformed) } else { take(message, payload, port) }
+        take(message, payload, port)
       case .word(let word, let session, let localPort, let remotePort):
         take(word, session, localPort, remotePort, port)
       case .closed(_, _, _, _, let lost):
@@ -273,6 +273,10 @@ extension Core {
 
   @inline(__always) @_noLocks
   private mutating func take(_ message: Transport.Message, _ payload: Bytes, _ port: UInt32) {
+    if payload.count > Int(MN_DATAGRAM_MAX) || message.localPort == 0 || message.remotePort == 0 {
+      mailbox.drop(.udpMalformed)
+      return
+    }
     let receiver = demultiplexer.receiver(
       world: Demultiplexer.wire, netns: 0, address: message.localAddress, port: message.localPort,
       peerAddress: message.remoteAddress, peerPort: message.remotePort, endpoints)
