@@ -35,6 +35,19 @@ enum Topology: String, CaseIterable, CustomTestStringConvertible {
 let isRoot = geteuid() == 0
 let repository = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
 
+/// What a Python program prints that has the path of Scripts/lib as its argument.
+func outputOfLibrary(_ program: String) throws -> String {
+  let process = Process()
+  let pipe = Pipe()
+  process.executableURL = URL(filePath: "/usr/bin/python3")
+  process.arguments = ["-c", program, repository.appending(path: "Scripts/lib").path]
+  process.standardOutput = pipe
+  try process.run()
+  let output = String(decoding: try pipe.fileHandleForReading.readToEnd() ?? Data(), as: UTF8.self)
+  process.waitUntilExit()
+  return output
+}
+
 /// What a user runs: from the release build where there is one.
 let products: URL = {
   if let given = ProcessInfo.processInfo.environment["MACHNET_BIN"] { return URL(filePath: given) }

@@ -23,16 +23,8 @@ import Testing
 
   @Test("a verdict says what its interval allows, and nothing after few rounds")
   func words() throws {
-    let process = Process()
-    let pipe = Pipe()
-    process.executableURL = URL(filePath: "/usr/bin/python3")
-    process.arguments = ["-c", Self.cases, repository.appending(path: "Scripts/lib").path]
-    process.standardOutput = pipe
-    try process.run()
-    let output = String(decoding: try pipe.fileHandleForReading.readToEnd() ?? Data(), as: UTF8.self)
-    process.waitUntilExit()
     #expect(
-      output.split(separator: "\n") == [
+      try outputOfLibrary(Self.cases).split(separator: "\n") == [
         "better", "worse", "better", "no difference shown", "nothing shown: fewer than 5 rounds, or a figure of 0",
         "nothing shown: fewer than 5 rounds, or a figure of 0",
       ])
@@ -43,11 +35,7 @@ import Testing
 @Suite struct AxesOfTheReport {
   @Test("ticks are round, tell themselves apart, and reach the top")
   func ticks() throws {
-    let process = Process()
-    let pipe = Pipe()
-    process.executableURL = URL(filePath: "/usr/bin/python3")
-    process.arguments = [
-      "-c",
+    let output = try outputOfLibrary(
       """
       import re, sys
       sys.path.insert(0, sys.argv[1])
@@ -58,12 +46,7 @@ import Testing
           values = [float(value) for _, value in found]
           if not 4 <= len(found) <= 9 or len({label for label, _ in found}) != len(found) or not 0.6 * top < values[-1] <= 1.12 * top:
               print(top, found)
-      """, repository.appending(path: "Scripts/lib").path,
-    ]
-    process.standardOutput = pipe
-    try process.run()
-    let output = String(decoding: try pipe.fileHandleForReading.readToEnd() ?? Data(), as: UTF8.self)
-    process.waitUntilExit()
+      """)
     #expect(output == "'0' 0, '0.5k' 500, '1k' 1000, '1.5k' 1500\n")
   }
 }

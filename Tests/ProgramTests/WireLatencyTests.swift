@@ -51,16 +51,8 @@ import Testing
 
   @Test("questions and answers are told apart, in both kinds of files")
   func exchanges() throws {
-    let process = Process()
-    let pipe = Pipe()
-    process.executableURL = URL(filePath: "/usr/bin/python3")
-    process.arguments = ["-c", Self.cases, repository.appending(path: "Scripts/lib").path]
-    process.standardOutput = pipe
-    try process.run()
-    let output = String(decoding: try pipe.fileHandleForReading.readToEnd() ?? Data(), as: UTF8.self)
-    process.waitUntilExit()
     #expect(
-      output.split(separator: "\n") == [
+      try outputOfLibrary(Self.cases).split(separator: "\n") == [
         "[[1.0, 2.0, 3.0], [2.0]]", "[[1.0, 2.0], [2.0]]", "10 10", "True", "[(1.499999999, 53, 1000), (1.5, 1000, 53)]", "[2, 3]", "[1099511627776]",
       ])
   }
