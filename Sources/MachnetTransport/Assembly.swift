@@ -14,6 +14,8 @@ struct Assembly {
     var received: UInt32
     /// Its sender has given it up: it is only kept until all pieces that were sent have come.
     var isAbandoned = false
+    /// From then on it may be taken from its session, ns. Each new piece moves it on, but never beyond `patience` from then.
+    var stalledAt: UInt64
     /// The next context in its bucket.
     var next: UInt32
   }
@@ -29,16 +31,26 @@ struct Assembly {
   let small: Int
   let large: Int
   private let low: Int
+  /// How long a message may stand still, ns.
+  private let patience: UInt64
+  /// Where the next search for one that does begins.
+  private var hand: UInt32 = 0
 
   /// Pieces of a small message: at most 65,536 / 496, at the least piece length.
   private static var smallWords: Int { @_noLocks get { 4 } }
   private static var largeWords: Int { @_noLocks get { 272 } }
-  /// Contexts that one session may hold.
+  /// Contexts that one session may hold: of both sizes together, and of the large ones.
   static func most(of total: Int) -> Int { max(4, total / 4) }
+  static func mostLarge(of total: Int) -> Int { max(1, total / 4) }
+  /// Who sends fewer pieces than one in this time, ns, falls behind: a piece now and then does not keep a context for ever.
+  private static var pieceTime: UInt64 { @_noLocks get { 100_000_000 } }
+  /// Contexts that one search looks at.
+  private static var lookMax: Int { @_noLocks get { 256 } }
 
-  init(small: Int, large: Int) {
+  init(small: Int, large: Int, patience: UInt64) {
     self.small = small
     self.large = large
+    self.patience = patience
     low = small / 4
     contexts = Table(count: small + large)
     free = Table(count: small)
@@ -86,13 +98,13 @@ struct Assembly {
   var isLow: Bool { @_noLocks get { freeSmall <= low } }
 
   @inline(__always) @_noLocks
-  private func isSmall(_ total: Int, _ pieces: Int) -> Bool {
+  func isSmall(_ total: Int, _ pieces: Int) -> Bool {
     total <= TransportOptions.smallAssembly && pieces <= Assembly.smallWords &* 64
   }
 
   /// A new context; `none`: all of that size are in use.
   @_noLocks
-  mutating func make(_ session: UInt32, _ message: UInt32, total: Int, pieces: Int) -> UInt32 {
+  mutating func make(_ session: UInt32, _ message: UInt32, total: Int, pieces: Int, now: UInt64) -> UInt32 {
     let isSmall = isSmall(total, pieces)
     if pieces > Assembly.largeWords &* 64 { return none }
     let index: UInt32
@@ -108,7 +120,7 @@ struct Assembly {
     let bucket = bucket(session, message)
     contexts[index] = Context(
       isUsed: true, session: session, message: message, total: UInt32(truncatingIfNeeded: total),
-      pieces: UInt32(truncatingIfNeeded: pieces), received: 0, next: buckets[bucket] &- 1)
+      pieces: UInt32(truncatingIfNeeded: pieces), received: 0, stalledAt: now &+ patience, next: buckets[bucket] &- 1)
     buckets[bucket] = index &+ 1
     let first = firstWord(index)
     var word = 0
@@ -117,6 +129,32 @@ struct Assembly {
       word &+= 1
     }
     return index
+  }
+
+  /// The session of a message that stands still and has a context of the size that is asked for; `none`: there is none, or not
+  /// among those that were looked at this time.
+  ///
+  /// - Parameter session: not this one.
+  @inline(never) @_noLocks
+  mutating func stalled(total: Int, pieces: Int, except session: UInt32, now: UInt64) -> UInt32 {
+    let isSmall = isSmall(total, pieces)
+    let first = isSmall ? 0 : small
+    let count = isSmall ? small : large
+    var left = min(count, Assembly.lookMax)
+    while left != 0 {
+      left &-= 1
+      hand = hand &+ 1
+      if Int(hand) < first || Int(hand) >= first &+ count { hand = UInt32(truncatingIfNeeded: first) }
+      let it = contexts[hand]
+      if it.isUsed && it.session != session && now >= it.stalledAt { return it.session }
+    }
+    return none
+  }
+
+  /// Whether this is (still) the context of a session's message.
+  @inline(__always) @_noLocks
+  func holds(_ index: UInt32, _ session: UInt32, _ message: UInt32) -> Bool {
+    index != none && contexts[index].isUsed && contexts[index].session == session && contexts[index].message == message
   }
 
   @_noLocks
@@ -170,7 +208,7 @@ struct Assembly {
   ///
   /// - Returns: whether the message is whole now.
   @_noLocks
-  mutating func put(_ index: UInt32, piece: Int, offset: Int, _ bytes: Bytes) -> Bool {
+  mutating func put(_ index: UInt32, piece: Int, offset: Int, _ bytes: Bytes, now: UInt64) -> Bool {
     // Beyond where it was given up.
     if piece >= Int(contexts[index].pieces) { return false }
     let word = firstWord(index) &+ piece >> 6
@@ -179,6 +217,7 @@ struct Assembly {
     if bits[word] & bit != 0 { return false }
     bits[word] |= bit
     content(index).copy(bytes, to: offset)
+    contexts[index].stalledAt = min(contexts[index].stalledAt &+ Assembly.pieceTime, now &+ patience)
     contexts[index].received &+= 1
     return contexts[index].received == contexts[index].pieces
   }

@@ -15,6 +15,8 @@ public enum TransportCounter: Int, CaseIterable, Sendable, BitwiseCopyable {
   case duplicates, beyondWindow
   case ackInvalid, sackInvalid
   case chunkMalformed, assemblyFull
+  /// Sessions that were ended because others needed what they kept for messages that stood still.
+  case assembliesStalled
   case tableFull
   /// Messages that were accepted and then lost with their session.
   case messagesLost

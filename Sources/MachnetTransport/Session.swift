@@ -159,7 +159,13 @@ struct Session: BitwiseCopyable {
   var hasEcho: Bool
   /// How long that packet may have waited for us, units of 1,024 ns.
   var echoWaited: UInt16
+  /// Messages of the peer's in several pieces that are being put together, and how many of them are large ones.
   var assemblies: UInt16
+  var largeAssemblies: UInt16
+  /// The one that began last in a packet that was the next in order: where it is put together (`none`: there was none yet), and its
+  /// number.
+  var begunAssembly: UInt32
+  var begunMessage: UInt32
   /// A packet was refused because there was no assembly for its message: the window is closed until there is one.
   var isShort: Bool
 

@@ -150,7 +150,7 @@ extension Transport {
       reorderUntil: 0, backoff: 0, progressAt: now, timerFrom: now, timedOutAt: 0, probeSent: false, wantsProbe: false,
       congestion: CongestionControl(target: options.targetDelay), expected: 0, received: (0, 0, 0, 0), hasGap: false, ackPending: 0,
       ackNow: false, sawDuplicate: false, echoTimestamp: 0, echoArrival: 0, hasEcho: false, echoWaited: 0,
-      assemblies: 0, isShort: false, ackAt: 0, lossAt: 0, paceAt: 0, heardAt: now, messageAt: now, pingNext: false, sentPackets: 0,
+      assemblies: 0, largeAssemblies: 0, begunAssembly: none, begunMessage: 0, isShort: false, ackAt: 0, lossAt: 0, paceAt: 0, heardAt: now, messageAt: now, pingNext: false, sentPackets: 0,
       receivedPackets: 0, retransmissions: 0)
   }
 
@@ -544,8 +544,14 @@ extension Transport {
   @_noLocks
   public mutating func close(_ slot: UInt32) {
     if sessions[slot].state == .free { return }
+    stop(slot, .closed)
+  }
+
+  /// Ends a session whose peer is still to hear of it.
+  @_noLocks
+  mutating func stop(_ slot: UInt32, _ reason: CloseReason) {
     if sessions[slot].state == .open { queueReset(to: slot) }
-    end(slot, .closed)
+    end(slot, reason)
   }
 
   /// Closes every session: before the daemon ends. `pollTransmit` then gives the resets.

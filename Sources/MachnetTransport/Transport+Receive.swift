@@ -91,7 +91,7 @@ extension Transport {
     if let chunk, chunk.kind == MachnetChunk.piece {
       isLone = chunk.length == Int(chunk.total) && MachnetChunk.headerLength &+ chunk.length == content.count
     }
-    if !isLone && !isAcceptable(content, slot, isInOrder: ahead == 0) { return nil }
+    if !isLone && !isAcceptable(content, slot, isInOrder: ahead == 0, now) { return nil }
     // From here on the packet counts as received.
     let hadGap = sessions[slot].hasGap
     if ahead == 0 && !hadGap { sessions[slot].expected &+= 1 } else { receivedAhead(slot, ahead) }
@@ -211,7 +211,7 @@ extension Transport {
   /// Whether every chunk of a packet is well-formed and there is room for all that have to be kept. Only then is the
   /// packet acknowledged.
   @_noLocks
-  private mutating func isAcceptable(_ content: Bytes, _ slot: UInt32, isInOrder: Bool) -> Bool {
+  private mutating func isAcceptable(_ content: Bytes, _ slot: UInt32, isInOrder: Bool, _ now: UInt64) -> Bool {
     var offset = 0
     while offset < content.count {
       guard let chunk = MachnetChunk(content.slice(offset)), chunk.total <= TransportOptions.messageMax
@@ -219,7 +219,7 @@ extension Transport {
         count(.chunkMalformed)
         return false
       }
-      if chunk.kind == MachnetChunk.piece && chunk.length != Int(chunk.total) && !hasRoom(chunk, slot, isInOrder) {
+      if chunk.kind == MachnetChunk.piece && chunk.length != Int(chunk.total) && !hasRoom(chunk, slot, isInOrder, now) {
         return false
       }
       offset &+= MachnetChunk.headerLength &+ chunk.length
@@ -229,7 +229,7 @@ extension Transport {
 
   /// Whether a piece is one, and its message has a context (which is made if need be).
   @_noLocks
-  private mutating func hasRoom(_ chunk: MachnetChunk, _ slot: UInt32, _ isInOrder: Bool) -> Bool {
+  private mutating func hasRoom(_ chunk: MachnetChunk, _ slot: UInt32, _ isInOrder: Bool, _ now: UInt64) -> Bool {
     let piece = Int(sessions[slot].remotePiece)
     let total = Int(chunk.total)
     let offset = Int(chunk.offset)
@@ -245,13 +245,13 @@ extension Transport {
       count(.chunkMalformed)
       return false
     }
-    let pieces = (total &+ piece &- 1) / piece
-    // A packet in order may have one more than its session's share, and the last ones of all: otherwise contexts could wait
-    // for messages that wait for contexts.
-    let most = Assembly.most(of: options.assemblies) &+ (isInOrder ? 1 : 0)
-    if Int(sessions[slot].assemblies) >= most || !isInOrder && assembly.isLow(total: total, pieces: pieces)
-      || assembly.make(slot, chunk.message, total: total, pieces: pieces) == none
-    {
+    // A session stages one such message at a time: what it began before, in order, is whole by now, or was given up.
+    if isInOrder && assembly.holds(sessions[slot].begunAssembly, slot, sessions[slot].begunMessage) {
+      count(.chunkMalformed)
+      return false
+    }
+    let made = makeAssembly(slot, chunk.message, total: total, pieces: (total &+ piece &- 1) / piece, isInOrder, now)
+    if made == none {
       count(.assemblyFull)
       if !sessions[slot].isShort {
         sessions[slot].isShort = true
@@ -262,12 +262,46 @@ extension Transport {
       makeReady(slot)
       return false
     }
+    if isInOrder {
+      sessions[slot].begunAssembly = made
+      sessions[slot].begunMessage = chunk.message
+    }
     sessions[slot].assemblies &+= 1
+    if Int(made) >= assembly.small { sessions[slot].largeAssemblies &+= 1 }
     if sessions[slot].isShort {
       sessions[slot].isShort = false
       shortCount &-= 1
     }
     return true
+  }
+
+  /// A context for a new message of a session's; `none`: there is none, or none for this session.
+  ///
+  /// A packet in order may have one more than its session's share, and the last ones of all: otherwise contexts could wait for
+  /// messages that wait for contexts. Where there is none left, sessions end that keep one and do not go on.
+  @_noLocks
+  private mutating func makeAssembly(
+    _ slot: UInt32, _ message: UInt32, total: Int, pieces: Int, _ isInOrder: Bool, _ now: UInt64
+  ) -> UInt32 {
+    let extra = isInOrder ? 1 : 0
+    if Int(sessions[slot].assemblies) >= Assembly.most(of: options.assemblies) &+ extra { return none }
+    if !assembly.isSmall(total, pieces)
+      && Int(sessions[slot].largeAssemblies) >= Assembly.mostLarge(of: options.largeAssemblies) &+ extra
+    {
+      return none
+    }
+    if !isInOrder {
+      return assembly.isLow(total: total, pieces: pieces)
+        ? none : assembly.make(slot, message, total: total, pieces: pieces, now: now)
+    }
+    let made = assembly.make(slot, message, total: total, pieces: pieces, now: now)
+    // What waits for this engine to run may well be the missing piece.
+    if made != none || isCatchingUp { return made }
+    let holder = assembly.stalled(total: total, pieces: pieces, except: slot, now: now)
+    if holder == none { return none }
+    count(.assembliesStalled)
+    stop(holder, .timedOut)
+    return assembly.make(slot, message, total: total, pieces: pieces, now: now)
   }
 
   /// The window that a session's packets tell, from the acknowledgement on: none while a message waits for an assembly, few
@@ -339,7 +373,7 @@ extension Transport {
         if assembly.abandon(index, pieces: piece) { release(assembly: index) }
         continue
       }
-      if assembly.put(index, piece: piece, offset: Int(chunk.offset), bytes) {
+      if assembly.put(index, piece: piece, offset: Int(chunk.offset), bytes, now: sessions[slot].heardAt) {
         if assembly.contexts[index].isAbandoned {
           release(assembly: index)
           continue
@@ -364,7 +398,10 @@ extension Transport {
     if !assembly.contexts[index].isUsed { return }
     let slot = assembly.contexts[index].session
     assembly.release(index)
-    if sessions[slot].state != .free && sessions[slot].assemblies != 0 { sessions[slot].assemblies &-= 1 }
+    if sessions[slot].state != .free && sessions[slot].assemblies != 0 {
+      sessions[slot].assemblies &-= 1
+      if Int(index) >= assembly.small { sessions[slot].largeAssemblies &-= 1 }
+    }
     openWindow()
   }
 }

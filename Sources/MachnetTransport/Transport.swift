@@ -203,7 +203,8 @@ public struct Transport: ~Copyable {
     ended = Table(count: Transport.endedMax)
     ready = Table(count: options.sessions)
     resets = Table(count: Transport.resetMax)
-    assembly = Assembly(small: options.assemblies, large: options.largeAssemblies)
+    assembly = Assembly(
+      small: options.assemblies, large: options.largeAssemblies, patience: options.assemblyPatience)
     counters = Table(count: TransportCounter.allCases.count)
     random = Random(options.seed)
     secret = (random.next(), random.next())

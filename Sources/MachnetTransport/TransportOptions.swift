@@ -41,6 +41,9 @@ public struct TransportOptions: Sendable {
   public var maximumTimeout: UInt64 = 200_000_000
   /// A session without any progress for this long is dead.
   public var deadAfter: UInt64 = 3_000_000_000
+  /// A message in several pieces that stands still for this long may be taken from its session, which then ends: by then its
+  /// sender has sent a piece, or has found that the session is dead.
+  var assemblyPatience: UInt64 { deadAfter + 2 * maximumTimeout }
   public var keepaliveAfter: UInt64 = 10_000_000_000
   /// A session without messages for this long is closed by the side that opened it.
   public var idleAfter: UInt64 = 60_000_000_000

@@ -258,6 +258,7 @@ final class Conversation {
   private static func balance(_ transport: borrowing Transport) {
     var held = 0
     var contexts = 0
+    var largeContexts = 0
     var inUse = 0
     for slot in 0..<UInt32(transport.sessions.count) {
       let session = transport.sessions[slot]
@@ -267,6 +268,7 @@ final class Conversation {
       }
       inUse += 1
       contexts += Int(session.assemblies)
+      largeContexts += Int(session.largeAssemblies)
       let sent = distance(session.base, session.nextNumber)
       let all = distance(session.base, session.staged)
       precondition(sent >= 0 && all >= sent && all <= Transport.windowMax, "\(sent) of \(all) packets are sent")
@@ -289,8 +291,14 @@ final class Conversation {
     precondition(inUse == transport.sessionCount, "\(transport.sessionCount) sessions, \(inUse) are in use")
     precondition(held + transport.freeBufferCount == transport.options.buffers, "\(held) buffers are held")
     var used = 0
-    for index in 0..<UInt32(transport.assembly.contexts.count) where transport.assembly.contexts[index].isUsed { used += 1 }
-    precondition(used == contexts, "\(used) assemblies are in use, \(contexts) by sessions")
+    var large = 0
+    for index in 0..<UInt32(transport.assembly.contexts.count) where transport.assembly.contexts[index].isUsed {
+      used += 1
+      large += Int(index) < transport.assembly.small ? 0 : 1
+    }
+    precondition(
+      used == contexts && large == largeContexts,
+      "\(used) assemblies are in use and \(large) of them are large, \(contexts) and \(largeContexts) by sessions")
   }
 
   func end() {
