@@ -2,6 +2,7 @@ import EngineBench
 import MachnetEngine
 import MachnetSimulation
 import MachnetTransport
+import MachnetWire
 import Testing
 
 /// The transport machnet inside real engines, in virtual time.
@@ -195,6 +196,44 @@ import Testing
     }
     #expect(slowCount > 300, "\(slowCount) \(a.drops) \(b.drops) \(count(b, .acksSent))")
     #expect(world.end())
+  }
+
+  /// No socket has port 0 (RFC 768 gives it another meaning), and no honest engine sends for one.
+  @Test func `a message from port 0, or for it, is dropped and counted, alone or beside others, and the session goes on`() {
+    // Where the two ports are in a chunk.
+    for port in [14, 16] {
+      for isAlone in [true, false] {
+        let (world, a, b) = world()
+        let alice = a.open(port: 1000)
+        let bob = b.open(port: 2000)
+        #expect(alice.send([1], to: b.address, 2000, machnet: true))
+        world.run(for: 10_000_000)
+        #expect(bob.receive()?.payload == [1])
+        var changed = 0
+        world.network.filter = { frame, from in
+          let chunk = 42 + MachnetPacket.headerLength
+          guard changed == 0, from == a.number, frame.count >= chunk + MachnetChunk.headerLength + 2,
+            frame.u16(12) == EtherType.ipv4, frame.u16(chunk + 16) == 2000
+          else { return .pass }
+          // What is taken from the port is added to the payload, whose first word is 0: the checksum stays right.
+          frame.set16(chunk + MachnetChunk.headerLength, frame.u16(chunk + port))
+          frame.set16(chunk + port, 0)
+          changed += 1
+          return .pass
+        }
+        #expect(alice.send([0, 0, 2, 2], to: b.address, 2000, machnet: true))
+        if !isAlone { #expect(alice.send([3], to: b.address, 2000, machnet: true)) }
+        world.run(for: 10_000_000)
+        #expect(alice.send([4], to: b.address, 2000, machnet: true))
+        world.run(for: 10_000_000)
+        #expect(changed == 1 && b.drops == [.udpMalformed: 1], "\(b.drops)")
+        var got: [[UInt8]] = []
+        while let datagram = bob.receive() { got.append(datagram.payload) }
+        #expect(got == (isAlone ? [[4]] : [[3], [4]]), "\(got)")
+        #expect(count(a, .sessionsOpened) == 1 && count(a, .retransmissions) == 0 && count(b, .malformed) == 0)
+        #expect(world.end())
+      }
+    }
   }
 
   /// Many hosts with datagrams of 43 packets, and a receiver that can put 8 together at a time.
