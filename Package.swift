@@ -143,10 +143,12 @@ let package = Package(
       linkerSettings: [
         .unsafeFlags([
           "-enable-experimental-feature", "Embedded", "-use-ld=lld",
-          "-Xlinker", "--as-needed", "-Xlinker", "--gc-sections", "-Xlinker", "--icf=all", "-Xlinker", "-s",
+          "-Xlinker", "--as-needed", "-Xlinker", "--gc-sections", "-Xlinker", "--icf=all",
           "-Xlinker", "-z", "-Xlinker", "nodelete", "-Xlinker", "-z", "-Xlinker", "now",
           "-Xlinker", "--version-script=\(Context.packageDirectory)/Shim/Preload/exports.map",
-        ])
+        ]),
+        // (What ThreadSanitizer reports of a debug build is to be found in the source.)
+        .unsafeFlags(["-Xlinker", "-s"], .when(configuration: .release)),
       ]),
 
     // The application's and the daemon's side of an engine, for tests; optimised as the network is.

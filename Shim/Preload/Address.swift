@@ -1,5 +1,6 @@
 public import CMachnetABI
 public import CTrampoline
+import Synchronization
 
 /// An IPv4 address and a UDP port, host byte order.
 struct Name: Equatable {
@@ -7,6 +8,22 @@ struct Name: Equatable {
   var port: UInt16
 
   static var none: Name { Name(address: 0, port: 0) }
+}
+
+/// Shared between threads it is one word: an address never goes with another name's port.
+extension Name: Word {
+  typealias AtomicRepresentation = UInt64.AtomicRepresentation
+
+  @inline(__always)
+  static func encodeAtomicRepresentation(_ name: consuming Name) -> UInt64.AtomicRepresentation {
+    UInt64.encodeAtomicRepresentation(UInt64(name.port) << 32 | UInt64(name.address))
+  }
+
+  @inline(__always)
+  static func decodeAtomicRepresentation(_ word: consuming UInt64.AtomicRepresentation) -> Name {
+    let word = UInt64.decodeAtomicRepresentation(word)
+    return Name(address: UInt32(truncatingIfNeeded: word), port: UInt16(truncatingIfNeeded: word >> 32))
+  }
 }
 
 /// What a `sockaddr` says to the shim.

@@ -1,6 +1,7 @@
 public import CMachnetABI
 public import CTrampoline
 import ShimChannel
+import Synchronization
 
 /// Conversation with the daemon: one request, one answer, each within the limit that the connection's socket has
 /// (half a second). Whatever goes wrong, the program is left on the kernel.
@@ -36,14 +37,14 @@ enum Control {
       unsafe mn_log(2, "no daemon (errno %): every socket stays on the kernel", Int64(-fd), 0)
       return
     }
-    var high = Process.hide(fd)
+    let high = Process.hide(fd)
     var request = mn_request()
     unsafe fill(&request, kind: MN_REQUEST_HELLO, process)
     unsafe withUnsafeMutableBytes(of: &request.program) { program in
       unsafe withUnsafeBytes(of: &process.pointee.executable) { unsafe mn_copy(program.baseAddress!, $0.baseAddress!, 64) }
     }
     if !send(high, &request, passing: -1) {
-      Process.drop(&high)
+      Process.drop(high)
       return
     }
     unsafe process.pointee.control = high
@@ -82,10 +83,10 @@ enum Control {
       unsafe lose(process)
       return false
     }
-    unsafe process.pointee.directory = directory
+    unsafe process.pointee.use(directory: base)
     unsafe mn_rules_follow(base + Int(MN_OFFSET_DIRECTORY_GENERATION))
     // Any value but the present one: the program's mask is to be worked out.
-    unsafe process.pointee.generation = directory.rulesGeneration &- 1
+    unsafe process.pointee.forgetMask(generation: directory.rulesGeneration &- 1)
     return true
   }
 
@@ -93,12 +94,14 @@ enum Control {
   static func lose(_ process: ProcessPointer) {
     unsafe process.pointee.greeting = false
     unsafe process.pointee.unanswered = 0
-    unsafe Process.drop(&process.pointee.control)
+    let control = unsafe process.pointee.control
+    unsafe process.pointee.control = -1
+    Process.drop(control)
   }
 
   @inline(never)
   static func fill(_ request: inout mn_request, kind: Int, _ process: ProcessPointer) {
-    unsafe process.pointee.sequence &+= 1
+    unsafe process.pointee.sequence = process.pointee.sequence &+ 1
     request.magic = MN_MAGIC
     request.version = UInt16(MN_ABI_VERSION)
     request.kind = UInt16(kind)

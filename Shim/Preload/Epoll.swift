@@ -1,66 +1,101 @@
 public import CMachnetABI
 public import CTrampoline
 import ShimChannel
+import Synchronization
 
 /// One registration of one of our sockets in one of the program's epolls.
 ///
 /// The program's epfd stays a kernel epfd. It holds the shadow with the program's own event, and beside it the
 /// endpoint's eventfd with a tag that leads here. So even a wait that is not intercepted (an outer epoll, a poll on the
 /// epfd) wakes up; the intercepted wait turns the tag into the program's event, or drops it when it is stale.
+///
+/// Changed under the process's lock, looked at without it.
 @safe
-struct Watch {
-  var active: Bool
-  var fd: Int32
-  var socket: SocketPointer
-  var epoll: UnsafeMutablePointer<Epoll>
-  var events: UInt32
-  var data: UInt64
+struct Watch: ~Copyable {
+  /// Counts the changes, in steps of 4. Bit 0: one is under way. Bit 1: a one-shot watch that has fired.
+  let state: Atomic<UInt32>
+  @Shared var active: Bool
+  @Shared var fd: Int32
+  private let socketWord: Atomic<SocketPointer?>
+  private let epollWord: Atomic<EpollPointer?>
+  @Shared var events: UInt32
+  @Shared var data: UInt64
   /// `Socket.arrivals` when an edge-triggered watch was last reported.
-  var seen: UInt64
-  /// A one-shot watch that has fired.
-  var disabled: Bool
+  let seen: Atomic<UInt64>
   /// The kernel's epoll holds the eventfd.
-  var attached: Bool
+  @Shared var attached: Bool
   var nextOfSocket: UnsafeMutablePointer<Watch>?
   var nextFree: UnsafeMutablePointer<Watch>?
 
   static let tag: UInt64 = 0x4d4e << 48
   static let tagMask: UInt64 = 0xffff << 48
+  static let changing: UInt32 = 1
+  static let fired: UInt32 = 2
 
-  var isEdgeTriggered: Bool { events & MN_EPOLLET != 0 }
+  var socket: SocketPointer {
+    get { unsafe socketWord.load(ordering: .relaxed).unsafelyUnwrapped }
+    nonmutating set { unsafe socketWord.store(newValue, ordering: .relaxed) }
+  }
+  var epoll: EpollPointer {
+    get { unsafe epollWord.load(ordering: .relaxed).unsafelyUnwrapped }
+    nonmutating set { unsafe epollWord.store(newValue, ordering: .relaxed) }
+  }
+
+  /// What it watches, and how, is about to change (`endChange`); it may fire again then.
+  @inline(never)
+  func beginChange() { state.bitwiseOr(Watch.changing, ordering: .sequentiallyConsistent) }
+
+  @inline(never)
+  func endChange() { state.store((state.load(ordering: .relaxed) & ~3) &+ 4, ordering: .releasing) }
 }
 
 typealias WatchPointer = UnsafeMutablePointer<Watch>
 
 /// What the shim knows of an epoll that watches at least one of our sockets.
+///
+/// Changed under the process's lock, looked at without it; `hot` and `turn` are any waiter's.
 @safe
-struct Epoll {
-  var kind: UInt32
+struct Epoll: ~Copyable {
+  @Shared var kind: UInt32
   /// Where a socket's `mn_head` says what its trampolines may do alone: nothing.
-  let alone = UInt32(MN_RECEIVE_ASK)
-  var descriptors: UInt32
+  @Shared var alone: UInt32
+  @Shared var descriptors: UInt32
   /// The descriptor by which it was first seen.
-  var epfd: Int32
+  @Shared var epfd: Int32
   /// Watches on sockets that have an endpoint.
-  var attached: Int32
+  @Shared var attached: Int32
+  /// Counts the epolls that have been here: a wait may go on after its own was closed.
+  @Shared var generation: UInt32
   /// Those that were ready lately: looked at without a system call. All others are found through the kernel.
-  var hot: InlineArray<16, UnsafeMutablePointer<Watch>?>
-  var hotNext: Int
-  var turn: UInt32
+  let hot: InlineArray<16, Atomic<WatchPointer?>>
+  let hotNext: Atomic<UInt32>
+  @Shared var turn: UInt32
   var nextFree: UnsafeMutablePointer<Epoll>?
 }
 
 typealias EpollPointer = UnsafeMutablePointer<Epoll>
 
-/// Pools of watches and epolls: memory that stays what it is, so that a stale tag leads to a watch that says so.
+/// Pools of watches and epolls: memory that stays what it is, so that a stale tag leads to a watch that says so. Watches are used
+/// again in the order in which they ended, and after some others: a wait may be at one still.
 private nonisolated(unsafe) var freeWatches: WatchPointer? = nil
+private nonisolated(unsafe) var lastFreeWatch: WatchPointer? = nil
+private nonisolated(unsafe) var freeWatchCount = 0
 private nonisolated(unsafe) var freeEpolls: EpollPointer? = nil
 
 extension Watch {
   /// See `SocketSlab.forget`.
   static func forgetFree() {
     unsafe freeWatches = nil
+    unsafe freeWatchCount = 0
     unsafe freeEpolls = nil
+  }
+
+  @inline(never)
+  private static func free(_ watch: WatchPointer) {
+    unsafe watch.pointee.nextFree = nil
+    if unsafe freeWatches == nil { unsafe freeWatches = watch } else { unsafe lastFreeWatch.unsafelyUnwrapped.pointee.nextFree = watch }
+    unsafe lastFreeWatch = watch
+    unsafe freeWatchCount += 1
   }
 }
 
@@ -72,12 +107,17 @@ extension Epoll {
       unsafe freeEpolls = free.pointee.nextFree
       unsafe epoll = free
     } else {
+      // (Zeros are a valid one.)
       guard let raw = unsafe mn_sys_map((MemoryLayout<Epoll>.stride + 4095) & ~4095) else { return nil }
       unsafe epoll = raw.bindMemory(to: Epoll.self, capacity: 1)
     }
-    unsafe epoll.initialize(
-      to: Epoll(
-        kind: Kind.epoll, descriptors: 1, epfd: epfd, attached: 0, hot: .init(repeating: nil), hotNext: 0, turn: 0, nextFree: nil))
+    unsafe epoll.pointee.alone = UInt32(MN_RECEIVE_ASK)
+    unsafe epoll.pointee.descriptors = 1
+    unsafe epoll.pointee.epfd = epfd
+    unsafe epoll.pointee.attached = 0
+    unsafe epoll.pointee.turn = 0
+    for index in 0..<16 { unsafe epoll.pointee.hot[index].store(nil, ordering: .relaxed) }
+    unsafe epoll.pointee.kind = Kind.epoll
     if unsafe !mn_table_set(epfd, epoll) {
       unsafe epoll.pointee.nextFree = freeEpolls
       unsafe freeEpolls = epoll
@@ -102,7 +142,7 @@ extension Epoll {
         // (A twin of a twin is found in the next round.)
         guard unsafe isFrom || mn_table_get(to) == entry, unsafe mn_table_get(other) == nil, unsafe mn_table_set(other, entry)
         else { continue }
-        unsafe epoll.pointee.descriptors += 1
+        unsafe epoll.pointee.descriptors = epoll.pointee.descriptors &+ 1
         found = true
       }
     }
@@ -110,7 +150,7 @@ extension Epoll {
 
   /// The program closes an epfd. Its watches end with the last descriptor. The caller holds the process's lock.
   static func closed(_ epoll: EpollPointer, _ fd: Int32, _ process: ProcessPointer) {
-    unsafe epoll.pointee.descriptors &-= 1
+    unsafe epoll.pointee.descriptors = epoll.pointee.descriptors &- 1
     if unsafe epoll.pointee.descriptors != 0 {
       if unsafe epoll.pointee.epfd == fd { unsafe epoll.pointee.epfd = otherDescriptor(epoll) }
       return
@@ -123,6 +163,7 @@ extension Epoll {
       }
     }
     unsafe epoll.pointee.kind = Kind.free
+    unsafe epoll.pointee.generation = epoll.pointee.generation &+ 1
     unsafe epoll.pointee.nextFree = freeEpolls
     unsafe freeEpolls = epoll
   }
@@ -133,42 +174,42 @@ extension Epoll {
     return -1
   }
 
-  func isHot(_ watch: WatchPointer) -> Bool {
-    for index in 0..<16 where unsafe hot[index] == watch { return true }
-    return false
+  @inline(never)
+  func warm(_ watch: WatchPointer) {
+    for index in 0..<16 where unsafe hot[index].load(ordering: .relaxed) == watch { return }
+    let place = hotNext.wrappingAdd(1, ordering: .relaxed).oldValue
+    unsafe hot[Int(place & 15)].store(watch, ordering: .relaxed)
   }
 
   @inline(never)
-  mutating func warm(_ watch: WatchPointer) {
-    if unsafe isHot(watch) { return }
-    unsafe hot[hotNext & 15] = watch
-    hotNext &+= 1
-  }
-
-  @inline(never)
-  mutating func cool(_ watch: WatchPointer) {
-    for index in 0..<16 where unsafe hot[index] == watch { unsafe hot[index] = nil }
+  func cool(_ watch: WatchPointer) {
+    for index in 0..<16 where unsafe hot[index].load(ordering: .relaxed) == watch { unsafe hot[index].store(nil, ordering: .relaxed) }
   }
 }
 
 extension Watch {
   /// The caller holds the process's lock.
   static func make(_ socket: SocketPointer, _ epoll: EpollPointer, _ fd: Int32, _ events: UInt32, _ data: UInt64) -> WatchPointer? {
-    if unsafe freeWatches == nil {
-      let count = 64
+    let count = 64
+    if unsafe freeWatchCount <= count / 2 {
+      // (Zeros are a valid one.)
       guard let raw = unsafe mn_sys_map(count * MemoryLayout<Watch>.stride) else { return nil }
       let block = unsafe raw.bindMemory(to: Watch.self, capacity: count)
-      for index in 0..<count {
-        unsafe block[index].nextFree = freeWatches
-        unsafe freeWatches = block + index
-      }
+      for index in 0..<count { unsafe free(block + index) }
     }
     let watch = unsafe freeWatches.unsafelyUnwrapped
     unsafe freeWatches = watch.pointee.nextFree
-    unsafe watch.initialize(
-      to: Watch(
-        active: true, fd: fd, socket: socket, epoll: epoll, events: events, data: data, seen: 0, disabled: false, attached: false,
-        nextOfSocket: socket.pointee.watches, nextFree: nil))
+    unsafe freeWatchCount -= 1
+    unsafe watch.pointee.beginChange()
+    unsafe watch.pointee.fd = fd
+    unsafe watch.pointee.socket = socket
+    unsafe watch.pointee.epoll = epoll
+    unsafe watch.pointee.events = events
+    unsafe watch.pointee.data = data
+    unsafe watch.pointee.attached = false
+    unsafe watch.pointee.active = true
+    unsafe watch.pointee.endChange()
+    unsafe watch.pointee.nextOfSocket = socket.pointee.watches
     unsafe socket.pointee.watches = watch
     if unsafe socket.pointee.isOffloaded { unsafe attach(watch) }
     return unsafe watch
@@ -199,9 +240,9 @@ extension Watch {
       }
     }
     // A watch is reported for what is there already, edge-triggered or not.
-    unsafe watch.pointee.seen = Socket.arrivals(socket) &- 1
+    unsafe watch.pointee.seen.store(Socket.arrivals(socket) &- 1, ordering: .relaxed)
     unsafe watch.pointee.attached = true
-    unsafe epoll.pointee.attached += 1
+    unsafe epoll.pointee.attached = epoll.pointee.attached &+ 1
     unsafe epoll.pointee.warm(watch)
     if unsafe !Wait.arm(socket, true) {
       unsafe Wait.signal(socket, Socket.word(socket, Int(MN_OFFSET_ENDPOINT_RX_WAIT)))
@@ -232,7 +273,7 @@ extension Watch {
     unsafe epoll.pointee.cool(watch)
     guard unsafe watch.pointee.attached else { return }
     unsafe watch.pointee.attached = false
-    unsafe epoll.pointee.attached -= 1
+    unsafe epoll.pointee.attached = epoll.pointee.attached &- 1
     _ = unsafe mn_sys_epoll_ctl(descriptor(of: epoll), Int32(MN_EPOLL_CTL_DEL), watch.pointee.socket.pointee.event, nil)
   }
 
@@ -250,9 +291,10 @@ extension Watch {
       }
     }
     unsafe detach(watch)
+    unsafe watch.pointee.beginChange()
     unsafe watch.pointee.active = false
-    unsafe watch.pointee.nextFree = freeWatches
-    unsafe freeWatches = watch
+    unsafe watch.pointee.endChange()
+    unsafe free(watch)
   }
 
   /// The program closes `descriptor`. A registration lasts as long as its open file (epoll(7)): it ends with the last
@@ -275,10 +317,16 @@ extension Watch {
   /// There is room again. Changing the registration makes the kernel report the edge anew.
   static func unblockOutput(_ socket: SocketPointer) { unsafe showOutput(socket, true) }
 
+  @inline(never)
   private static func showOutput(_ socket: SocketPointer, _ shown: Bool) {
+    if unsafe socket.pointee.watches == nil { return }
+    guard let process = unsafe process else { return }
+    // (Already held: by a caller, or by what a signal handler has interrupted, and then the list is whole at every instruction.)
+    let locked = unsafe Lock.acquire(process)
+    defer { if locked { unsafe Lock.release(process) } }
     var at = unsafe socket.pointee.watches
     while let watch = unsafe at {
-      if unsafe watch.pointee.events & UInt32(MN_POLLOUT) != 0 && !watch.pointee.disabled {
+      if unsafe watch.pointee.events & UInt32(MN_POLLOUT) != 0 && watch.pointee.state.load(ordering: .relaxed) & fired == 0 {
         unsafe withEvent(Int(shown ? watch.pointee.events : watch.pointee.events & ~UInt32(MN_POLLOUT)), watch.pointee.data) {
           _ = unsafe mn_sys_epoll_ctl(descriptor(of: watch.pointee.epoll), Int32(MN_EPOLL_CTL_MOD), watch.pointee.fd, $0)
         }
@@ -288,9 +336,8 @@ extension Watch {
   }
 
   /// A one-shot watch has fired: neither shadow nor eventfd report until it is modified.
-  static func disable(_ watch: WatchPointer) {
+  static func silence(_ watch: WatchPointer) {
     let epfd = unsafe descriptor(of: watch.pointee.epoll)
-    unsafe watch.pointee.disabled = true
     unsafe withEvent(0, watch.pointee.data) {
       _ = unsafe mn_sys_epoll_ctl(epfd, Int32(MN_EPOLL_CTL_MOD), watch.pointee.fd, $0)
       _ = unsafe mn_sys_epoll_ctl(epfd, Int32(MN_EPOLL_CTL_MOD), watch.pointee.socket.pointee.event, $0)
@@ -299,17 +346,19 @@ extension Watch {
 
   /// The program modified the registration: armed and reported afresh.
   static func modify(_ watch: WatchPointer, _ events: UInt32, _ data: UInt64) {
+    let socket = unsafe watch.pointee.socket
+    let hadFired = unsafe watch.pointee.state.load(ordering: .relaxed) & fired != 0
+    unsafe watch.pointee.beginChange()
     unsafe watch.pointee.events = events
     unsafe watch.pointee.data = data
-    let socket = unsafe watch.pointee.socket
+    if unsafe watch.pointee.attached { unsafe watch.pointee.seen.store(Socket.arrivals(socket) &- 1, ordering: .relaxed) }
+    unsafe watch.pointee.endChange()
     guard unsafe watch.pointee.attached else { return }
-    if unsafe watch.pointee.disabled {
-      unsafe watch.pointee.disabled = false
+    if hadFired {
       unsafe withEvent(MN_POLLIN, tag | UInt64(UInt(bitPattern: watch))) {
         _ = unsafe mn_sys_epoll_ctl(descriptor(of: watch.pointee.epoll), Int32(MN_EPOLL_CTL_MOD), socket.pointee.event, $0)
       }
     }
-    unsafe watch.pointee.seen = Socket.arrivals(socket) &- 1
     unsafe watch.pointee.epoll.pointee.warm(watch)
   }
 
@@ -331,13 +380,13 @@ public func epollControl(
 ) -> Int32 {
   let result = unsafe mn_real_epoll_ctl(epfd, operation, fd, event)
   guard result == 0, let process = unsafe process, let socket = unsafe Socket.from(entry) else { return result }
-  guard unsafe Lock.acquire(&process.pointee.lock) else { return result }
-  defer { unsafe Lock.release(&process.pointee.lock) }
+  guard unsafe Lock.acquire(process) else { return result }
+  defer { unsafe Lock.release(process) }
   // Another thread may have closed the socket meanwhile, or added the first one to this epoll.
   guard unsafe mn_table_get(fd) == entry else { return result }
   var known: EpollPointer? = nil
   if let epollEntry = unsafe mn_table_get(epfd), UInt(bitPattern: epollEntry) > 1,
-    unsafe epollEntry.load(as: UInt32.self) == Kind.epoll
+    unsafe mn_load_relaxed_u32(epollEntry) == Kind.epoll
   {
     unsafe known = epollEntry.assumingMemoryBound(to: Epoll.self)
   }
@@ -363,6 +412,7 @@ public func epollControl(
 private struct EpollWait {
   let epoll: EpollPointer
   let epfd: Int32
+  let generation: UInt32
   let events: UnsafeMutableRawPointer
   let capacity: Int32
   var count: Int32 = 0
@@ -372,38 +422,58 @@ private struct EpollWait {
   init(epoll: EpollPointer, epfd: Int32, events: UnsafeMutableRawPointer, capacity: Int32) {
     unsafe self.epoll = epoll
     self.epfd = epfd
+    generation = unsafe epoll.pointee.generation
     unsafe self.events = events
     self.capacity = capacity
   }
 
   func event(_ index: Int32) -> UnsafeMutableRawPointer { unsafe mn_epoll_event_at(events, index) }
 
-  /// What a watch has to report; 0: nothing.
+  /// What a watch has to report, and by which name; nil: nothing. What is to be told once is told to one waiter.
   @inline(never)
-  func report(_ watch: WatchPointer) -> UInt32 {
-    guard unsafe watch.pointee.active, unsafe !watch.pointee.disabled else { return 0 }
+  func report(_ watch: WatchPointer) -> (bits: UInt32, data: UInt64)? {
+    // Acquire: what is read below is of this state, if it is the state still at the end.
+    let state = unsafe watch.pointee.state.load(ordering: .acquiring)
+    guard state & (Watch.changing | Watch.fired) == 0, unsafe watch.pointee.active && watch.pointee.epoll == epoll else { return nil }
     let socket = unsafe watch.pointee.socket
-    guard unsafe Socket.hasInput(socket) else { return 0 }
-    if unsafe watch.pointee.isEdgeTriggered {
-      let arrivals = unsafe Socket.arrivals(socket)
-      if unsafe arrivals == watch.pointee.seen { return 0 }
-      unsafe watch.pointee.seen = arrivals
-    }
-    var bits = unsafe watch.pointee.events & UInt32(MN_POLLIN | MN_POLLRDNORM)
+    let events = unsafe watch.pointee.events
+    let data = unsafe watch.pointee.data
+    let seen = unsafe watch.pointee.seen.load(ordering: .relaxed)
+    guard unsafe Socket.hasInput(socket) else { return nil }
+    let arrivals = unsafe Socket.arrivals(socket)
+    let isEdgeTriggered = events & MN_EPOLLET != 0
+    if isEdgeTriggered && arrivals == seen { return nil }
+    var bits = events & UInt32(MN_POLLIN | MN_POLLRDNORM)
     // An event tells everything that is so and was asked for, room included.
-    let room = unsafe watch.pointee.events & UInt32(MN_POLLOUT | MN_POLLWRNORM | MN_POLLWRBAND)
+    let room = events & UInt32(MN_POLLOUT | MN_POLLWRNORM | MN_POLLWRBAND)
     if unsafe room != 0 && socket.pointee.isOffloaded && Socket.hasRoom(socket) { bits |= room }
     // EPOLLERR is always reported.
     if unsafe mn_load_relaxed_u32(Socket.word(socket, Int(MN_OFFSET_ENDPOINT_ERROR))) != 0 { bits |= UInt32(MN_POLLERR) }
-    return bits
+    if bits == 0 { return nil }
+    // Another thread may have removed it, and added another registration in its place, or may have reported it: then it is the other's.
+    if events & UInt32(MN_EPOLLONESHOT) != 0 {
+      guard unsafe isCurrent && watch.pointee.state.compareExchange(
+        expected: state, desired: state | Watch.fired, ordering: .acquiringAndReleasing).exchanged
+      else { return nil }
+      unsafe Watch.silence(watch)
+      return (bits, data)
+    }
+    atomicMemoryFence(ordering: .acquiring)
+    guard isCurrent, unsafe watch.pointee.state.load(ordering: .relaxed) == state else { return nil }
+    if isEdgeTriggered, unsafe !watch.pointee.seen.compareExchange(expected: seen, desired: arrivals, ordering: .relaxed).exchanged {
+      return nil
+    }
+    return (bits, data)
   }
 
+  /// Whether the epoll is the one that is waited on: another thread may have closed it since, and its place is another's.
+  private var isCurrent: Bool { unsafe epoll.pointee.generation == generation }
+
   @inline(never)
-  mutating func emit(_ watch: WatchPointer, _ bits: UInt32) {
-    unsafe mn_epoll_event_set(event(count), bits, watch.pointee.data)
+  mutating func emit(_ bits: UInt32, _ data: UInt64) {
+    unsafe mn_epoll_event_set(event(count), bits, data)
     if count < 64 { ours |= 1 << UInt64(count) }
     count += 1
-    if unsafe watch.pointee.events & UInt32(MN_EPOLLONESHOT) != 0 { unsafe Watch.disable(watch) }
   }
 
   /// Looks at the hot watches, starting where the last look ended, so that a small capacity starves nobody.
@@ -411,9 +481,8 @@ private struct EpollWait {
     let start = unsafe Int(epoll.pointee.turn & 15)
     for step in 0..<16 {
       if count == capacity { return }
-      guard let watch = unsafe epoll.pointee.hot[(start + step) & 15] else { continue }
-      let bits = unsafe report(watch)
-      if bits != 0 { unsafe emit(watch, bits) }
+      guard let watch = unsafe epoll.pointee.hot[(start + step) & 15].load(ordering: .relaxed) else { continue }
+      if let (bits, data) = unsafe report(watch) { emit(bits, data) }
     }
   }
 
@@ -460,30 +529,27 @@ private struct EpollWait {
     unsafe epoll.pointee.warm(watch)
     unsafe Wait.roomSignalled(socket)
     let word = unsafe Socket.word(socket, Int(MN_OFFSET_ENDPOINT_RX_WAIT))
-    if unsafe watch.pointee.isEdgeTriggered {
+    if unsafe watch.pointee.events & MN_EPOLLET != 0 {
       // One edge, one wake-up: armed again whether or not the program has drained the ring.
-      var drained: UInt64 = 0
-      _ = unsafe mn_sys_read(socket.pointee.event, &drained, 8)
+      _ = unsafe Wait.drain(socket)
       _ = unsafe mn_exchange_u32(word, UInt32(MN_WAIT_ARMED))
     } else if unsafe Wait.arm(socket, true) {
       // Stale: the program has taken everything since. If only room was signalled, the eventfd may still be readable.
-      var drained: UInt64 = 0
-      _ = unsafe mn_sys_read(socket.pointee.event, &drained, 8)
+      _ = unsafe Wait.drain(socket)
       if unsafe !Socket.hasInput(socket) { return }
       unsafe Wait.signal(socket, word)
     }
-    let bits = unsafe report(watch)
-    if bits == 0 { return }
+    guard let (bits, data) = unsafe report(watch) else { return }
     for index in 0..<count {
       var earlierBits: UInt32 = 0
       var earlierData: UInt64 = 0
       unsafe mn_epoll_event_get(event(index), &earlierBits, &earlierData)
-      if unsafe earlierData == watch.pointee.data {
+      if earlierData == data {
         unsafe mn_epoll_event_set(event(index), earlierBits | bits, earlierData)
         return
       }
     }
-    unsafe emit(watch, bits)
+    emit(bits, data)
   }
 }
 
@@ -492,17 +558,17 @@ public func epollWait(
   _ entry: UnsafeMutableRawPointer, _ epfd: Int32, _ events: UnsafeMutableRawPointer?, _ capacity: Int32, _ timeout: Int64,
   _ mask: UnsafeRawPointer?
 ) -> Int32 {
-  guard unsafe entry.load(as: UInt32.self) == Kind.epoll, let process = unsafe process, capacity > 0,
+  guard unsafe mn_load_relaxed_u32(entry) == Kind.epoll, let process = unsafe process, capacity > 0,
     let events = unsafe events, let directory = unsafe process.pointee.directory
   else { return unsafe mn_real_epoll_wait(epfd, events, capacity, timeout, mask) }
   let epoll = unsafe entry.assumingMemoryBound(to: Epoll.self)
   Loss.reattach()
-  if unsafe epoll.pointee.attached == 0 && process.pointee.lostSockets == 0 {
+  if unsafe epoll.pointee.attached == 0 && process.pointee.lostSockets.load(ordering: .relaxed) == 0 {
     return unsafe mn_real_epoll_wait(epfd, events, capacity, timeout, mask)
   }
 
   var wait = unsafe EpollWait(epoll: epoll, epfd: epfd, events: events, capacity: capacity)
-  unsafe epoll.pointee.turn &+= 1
+  unsafe epoll.pointee.turn = epoll.pointee.turn &+ 1
   let saved = mn_get_errno()
   // Descriptors of the kernel, and sockets that are not hot, get their turn under any load: the kernel, which knows of
   // all of them and serves them in turn, is asked first now and then. (What it does not tell is told below.)

@@ -1,5 +1,6 @@
 public import CMachnetABI
 public import CTrampoline
+import Synchronization
 
 /// - Returns: -1, with errno set.
 @inline(never)
@@ -44,6 +45,22 @@ enum Lock {
     }
   }
 
+  /// As `acquire`, for 20 ms at the longest.
+  @inline(never)
+  static func acquireSoon(_ word: UnsafeMutableRawPointer) -> Bool {
+    let me = mn_thread_id()
+    var deadline: UInt64 = 0
+    while unsafe !mn_compare_exchange_u32(word, 0, me) {
+      let owner = unsafe mn_load_relaxed_u32(word)
+      if owner == me { return false }
+      let now = mn_sys_nanoseconds()
+      if deadline == 0 { deadline = now &+ 20_000_000 }
+      if now > deadline { return unsafe mn_sys_thread_is_gone(owner) && mn_compare_exchange_u32(word, owner, me) }
+      _ = mn_sys_yield()
+    }
+    return true
+  }
+
   @inline(__always)
   @_disfavoredOverload
   static func release(_ word: UnsafeMutableRawPointer) {
@@ -53,29 +70,34 @@ enum Lock {
 
 /// The process's lock, for the slow paths: its holder may wait for the daemon, so others sleep, and are served in turn. A
 /// holder never dies alone; fork ends the child's copy (`reset`).
-@safe
-struct FairLock {
-  fileprivate var tickets: UInt32 = 0
-  fileprivate var serving: UInt32 = 0
-  fileprivate var sleepers: UInt32 = 0
+struct FairLock: ~Copyable {
+  fileprivate let tickets: Atomic<UInt32>
+  fileprivate let serving: Atomic<UInt32>
+  fileprivate let sleepers: Atomic<UInt32>
 
-  var isTaken: Bool { tickets != serving }
+  var isTaken: Bool { tickets.load(ordering: .relaxed) != serving.load(ordering: .relaxed) }
 
   /// In a forked child, whose only thread may be a signal handler's that interrupted the holder.
-  mutating func reset() { self = FairLock(tickets: mn_thread_is_inside() ? 1 : 0) }
+  func reset() {
+    tickets.store(mn_thread_is_inside() ? 1 : 0, ordering: .relaxed)
+    serving.store(0, ordering: .relaxed)
+    sleepers.store(0, ordering: .relaxed)
+  }
 }
 
 extension Lock {
+  /// The process's lock.
+  ///
   /// - Returns: false when this very thread holds it already: a signal handler interrupted the holder.
   @inline(never)
-  static func acquire(_ lock: UnsafeMutablePointer<FairLock>) -> Bool {
+  static func acquire(_ process: ProcessPointer) -> Bool {
     if mn_thread_is_inside() { return false }
     mn_thread_set_inside(true)
-    let ticket = unsafe mn_fetch_add_u32(&lock.pointee.tickets, 1)
+    let ticket = unsafe process.pointee.lock.tickets.wrappingAdd(1, ordering: .relaxed).oldValue
     var turns = 0
     while true {
       // Acquire: pairs with the release below.
-      let serving = unsafe mn_load_acquire_u32(&lock.pointee.serving)
+      let serving = unsafe process.pointee.lock.serving.load(ordering: .acquiring)
       if serving == ticket { return true }
       turns += 1
       // Most holders are gone before a sleeper would be awake.
@@ -83,23 +105,26 @@ extension Lock {
         _ = mn_sys_yield()
         continue
       }
-      // Sequentially consistent: the sleeper is counted before the kernel looks at the word; pairs with the fence below.
-      _ = unsafe mn_fetch_add_u32(&lock.pointee.sleepers, 1)
+      // The sleeper is counted before the kernel looks at the word; pairs with the fence below.
+      unsafe process.pointee.lock.sleepers.wrappingAdd(1, ordering: .relaxed)
       mn_fence()
-      unsafe mn_sys_futex_wait(&lock.pointee.serving, serving)
-      _ = unsafe mn_fetch_add_u32(&lock.pointee.sleepers, UInt32.max)
+      unsafe mn_sys_futex_wait(servingWord(process), serving)
+      unsafe process.pointee.lock.sleepers.wrappingSubtract(1, ordering: .relaxed)
     }
   }
 
   @inline(never)
-  static func release(_ lock: UnsafeMutablePointer<FairLock>) {
+  static func release(_ process: ProcessPointer) {
     Deferred.run()
-    let next = unsafe lock.pointee.serving &+ 1
-    unsafe mn_store_release_u32(&lock.pointee.serving, next)
+    let next = unsafe process.pointee.lock.serving.load(ordering: .relaxed) &+ 1
+    unsafe process.pointee.lock.serving.store(next, ordering: .releasing)
     mn_fence()
-    if unsafe mn_load_relaxed_u32(&lock.pointee.sleepers) != 0 { unsafe mn_sys_futex_wake(&lock.pointee.serving) }
+    if unsafe process.pointee.lock.sleepers.load(ordering: .relaxed) != 0 { unsafe mn_sys_futex_wake(servingWord(process)) }
     mn_thread_set_inside(false)
   }
+
+  /// Where the kernel looks at `serving`: the lock is the first field of the process's state, and this the second of its words.
+  private static func servingWord(_ process: ProcessPointer) -> UnsafeMutableRawPointer { unsafe UnsafeMutableRawPointer(process) + 4 }
 }
 
 /// What a signal handler closes while its own thread holds the process's lock is taken out of the table at once; the rest

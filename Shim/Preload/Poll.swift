@@ -1,6 +1,7 @@
 public import CMachnetABI
 public import CTrampoline
 import ShimChannel
+import Synchronization
 
 /// poll, ppoll, select and pselect over offloaded sockets and kernel descriptors in one set.
 @safe
@@ -211,8 +212,7 @@ private struct PollWait {
   }
 
   private func turnOfKernel() -> Bool {
-    unsafe pollTurn &+= 1
-    return unsafe pollTurn & 7 == 0
+    pollTurn.wrappingAdd(1, ordering: .relaxed).newValue & 7 == 0
   }
 
   /// No socket of ours in the set.
@@ -236,7 +236,7 @@ private struct PollWait {
 private var outputBits: Int { MN_POLLOUT | MN_POLLWRNORM | MN_POLLWRBAND }
 
 /// Shared by all threads; only its changing matters.
-private nonisolated(unsafe) var pollTurn: UInt32 = 0
+private let pollTurn = Atomic<UInt32>(0)
 
 private func nanoseconds(_ timeout: UnsafePointer<mn_timespec>?) -> Int64? {
   guard let timeout = unsafe timeout else { return -1 }

@@ -1,10 +1,11 @@
 public import CMachnetABI
 public import CTrampoline
 import ShimChannel
+import Synchronization
 
 /// A channel that this process has mapped. Never unmapped: a thread may be anywhere.
 @safe
-struct Channel {
+struct Channel: ~Copyable {
   var base: UnsafeMutableRawPointer
   var identifier: UInt32
   var token: UInt64
@@ -14,56 +15,113 @@ struct Channel {
   var rxCapacity: UInt32
   var doorbells: InlineArray<16, Int32>
   /// Set when the daemon has no block left in it; a new channel is opened then.
-  var full: Bool
+  @Shared var full: Bool
   /// The connection that it was opened on is not this process's own (it forked since).
-  var inherited: Bool
+  @Shared var inherited: Bool
+
+  /// The TX ring of a block, and its RX ring of an engine.
+  func writer(_ index: UInt32) -> UnsafeMutableRawPointer {
+    unsafe base + Int(mn_rings_offset(index, capacity, engineCount, txCapacity, rxCapacity))
+  }
+  func reader(_ index: UInt32, _ engine: Int) -> UnsafeMutableRawPointer {
+    unsafe writer(index) + Int(mn_ring_stride(UInt64(txCapacity)) + UInt64(engine) * mn_ring_stride(UInt64(rxCapacity)))
+  }
 
   /// An engine found this channel damaged.
   var isDamaged: Bool { unsafe mn_load_relaxed_u32(base + Int(MN_OFFSET_CHANNEL_DAMAGED)) != 0 }
 }
 
 /// Everything the shim knows of the process that it lives in. One, mapped at start, never freed.
+///
+/// Fields are written under the lock, unless they say otherwise; those that are read without it are atomic.
 @safe
-struct Process {
+struct Process: ~Copyable {
   /// Guards this structure on the slow paths: attach, close, registration.
-  var lock: FairLock
+  let lock: FairLock
   /// Connection to the daemon; -1: none.
-  var control: Int32
+  @Shared var control: Int32
   /// HELLO has been sent and its answer not been read yet.
-  var greeting: Bool
+  @Shared var greeting: Bool
   var sequence: UInt32
   /// When the daemon was last looked for, CLOCK_MONOTONIC ns.
-  var lastAttempt: UInt64
-  var directory: Directory?
-  var generation: UInt32
-  var mask: ProgramMask
-  var channels: UnsafeMutablePointer<Channel>
-  var channelCount: Int
-  /// Connections inherited by fork, held only so that the daemon keeps the channels alive.
-  /// The sockets that sent last (`Wait.letLand`).
-  var senders: InlineArray<4, SocketPointer?>
-  var senderNext: Int
-  /// Local names that this process has given up lately, and until when that matters, CLOCK_MONOTONIC ns; 0: none.
-  var departed: InlineArray<8, UInt64>
+  @Shared var lastAttempt: UInt64
+  private let directoryWord: Atomic<UnsafeMutableRawPointer?>
+  /// The rules' generation that the mask was made by, in the high half, and how many masks have been made, in the low one.
+  private let ruling: Atomic<UInt64>
+  /// Two, in turn: a call that is at the one before may go on with it.
+  fileprivate var masks: UnsafeMutablePointer<ProgramMask>
+  fileprivate(set) var channels: UnsafeMutablePointer<Channel>
+  @Shared var channelCount: Int
+  /// Local names that this process has given up lately (`mn_departed_until`).
+  let departed: InlineArray<8, Atomic<UInt64>>
   var departedNext: Int
-  var departedUntil: UInt64
   /// Sockets that lost their engine and may get a new one, or wait for a slow daemon; 0: there are none.
-  var lostSockets: Int
+  let lostSockets: Atomic<Int>
   /// The question that a slow daemon has not answered yet (0: none), when it was asked, CLOCK_MONOTONIC ns, and for which socket.
-  var unanswered: UInt32
+  @Shared var unanswered: UInt32
   var unansweredSince: UInt64
   var unansweredSocket: SocketPointer?
-  /// About to become another program.
-  var isLeaving: Bool
-  var lifelines: InlineArray<8, Int32>
-  var lifelineCount: Int
-  var sockets: SocketSlab
+  /// The thread that is about to make another program of the process; 0: none.
+  @Shared var leaver: UInt32
+  /// Connections inherited by fork, held only so that the daemon keeps the channels alive, and how many.
+  private let lifelines: InlineArray<8, Atomic<Int32>>
+  @Shared private var lifelineCount: Int
+  let sockets: SocketSlab
   /// How this process waits, where its environment says so: ns to look at the rings before a sleep, and whether to
   /// yield between looks; -1: as the daemon says.
   var spinNanoseconds: Int64
   var yields: Int32
   var executable: InlineArray<64, CChar>
   var called: InlineArray<64, CChar>
+
+  fileprivate var lastLifeline: Int32 {
+    let count = lifelineCount
+    return count > 0 ? lifelines[count - 1].load(ordering: .relaxed) : -1
+  }
+
+  /// - Returns: false when there is no room for one more.
+  fileprivate func keepLifeline(_ fd: Int32) -> Bool {
+    let count = lifelineCount
+    if count == 8 { return false }
+    lifelines[count].store(fd, ordering: .relaxed)
+    lifelineCount = count + 1
+    return true
+  }
+
+  /// Nobody is to find them any more: their daemon has gone.
+  func dropLifelines() {
+    while lifelineCount > 0 {
+      let count = lifelineCount - 1
+      lifelineCount = count
+      Process.drop(lifelines[count].load(ordering: .relaxed))
+    }
+  }
+
+  /// Another one after a daemon's end; the old one stays mapped.
+  var directory: Directory? {
+    // Acquire: pairs with the release below.
+    @inline(__always) get { unsafe directoryWord.load(ordering: .acquiring).map { unsafe Directory(unsafe: $0) } }
+  }
+  func use(directory base: UnsafeMutableRawPointer) { unsafe directoryWord.store(base, ordering: .releasing) }
+
+  /// The rules' generation that `mask` was made by.
+  var generation: UInt32 { UInt32(truncatingIfNeeded: ruling.load(ordering: .acquiring) >> 32) }
+
+  /// Which rules name this program, and their generation.
+  var programMask: (mask: UnsafePointer<ProgramMask>, generation: UInt32) {
+    // Acquire: pairs with the release below.
+    let ruling = ruling.load(ordering: .acquiring)
+    return unsafe (UnsafePointer(masks + Int(ruling & 1)), UInt32(truncatingIfNeeded: ruling >> 32))
+  }
+
+  func use(mask: ProgramMask, generation: UInt32) {
+    let turn = ruling.load(ordering: .relaxed) &+ 1
+    unsafe masks[Int(turn & 1)] = mask
+    ruling.store(UInt64(generation) << 32 | turn & 0xffff_ffff, ordering: .releasing)
+  }
+
+  /// The mask is of no rules in force.
+  func forgetMask(generation: UInt32) { ruling.store(UInt64(generation) << 32 | ruling.load(ordering: .relaxed) & 0xffff_ffff, ordering: .releasing) }
 }
 
 typealias ProcessPointer = UnsafeMutablePointer<Process>
@@ -81,14 +139,14 @@ var process: ProcessPointer? {
 public func start() {
   guard let raw = unsafe mn_sys_map(MemoryLayout<Process>.stride) else { return }
   let process = unsafe raw.bindMemory(to: Process.self, capacity: 1)
-  guard let channels = unsafe mn_sys_map(MemoryLayout<Channel>.stride * Int(MN_CHANNELS_PER_PROCESS_MAX)) else { return }
-  unsafe process.initialize(
-    to: Process(
-      lock: FairLock(), control: -1, greeting: false, sequence: 0, lastAttempt: 0, directory: nil, generation: 0,
-      mask: ProgramMask(), channels: channels.bindMemory(to: Channel.self, capacity: Int(MN_CHANNELS_PER_PROCESS_MAX)),
-      channelCount: 0, senders: .init(repeating: nil), senderNext: 0, departed: .init(repeating: 0), departedNext: 0, departedUntil: 0, lostSockets: 0, unanswered: 0, unansweredSince: 0,
-      unansweredSocket: nil, isLeaving: false, lifelines: .init(repeating: -1), lifelineCount: 0, sockets: SocketSlab(),
-      spinNanoseconds: Waiting.spin(), yields: Waiting.yields(), executable: .init(repeating: 0), called: .init(repeating: 0)))
+  let room = MemoryLayout<Channel>.stride * Int(MN_CHANNELS_PER_PROCESS_MAX)
+  guard let channels = unsafe mn_sys_map(room + 2 * MemoryLayout<ProgramMask>.stride) else { return }
+  // (Zeros are a valid one, but for these.)
+  unsafe process.pointee.control = -1
+  unsafe process.pointee.channels = channels.bindMemory(to: Channel.self, capacity: Int(MN_CHANNELS_PER_PROCESS_MAX))
+  unsafe process.pointee.masks = (channels + room).bindMemory(to: ProgramMask.self, capacity: 2)
+  unsafe process.pointee.spinNanoseconds = Waiting.spin()
+  unsafe process.pointee.yields = Waiting.yields()
   unsafe withUnsafeMutableBytes(of: &process.pointee.executable) { executable in
     unsafe withUnsafeMutableBytes(of: &process.pointee.called) { called in
       unsafe mn_program_names(
@@ -139,8 +197,7 @@ extension Process {
   /// The connection that hangs up when the daemon goes: our own, or after a fork the one that we inherited.
   static func connection(_ process: ProcessPointer) -> Int32 {
     if unsafe process.pointee.control >= 0 { return unsafe process.pointee.control }
-    let inherited = unsafe process.pointee.lifelineCount
-    return unsafe inherited > 0 ? process.pointee.lifelines[inherited - 1] : -1
+    return unsafe process.pointee.lastLifeline
   }
 
   /// Works out which rules name this program when the rule set has changed since. The caller holds the lock.
@@ -156,8 +213,7 @@ extension Process {
           called.baseAddress!.assumingMemoryBound(to: CChar.self))
       }
     }
-    unsafe process.pointee.mask = mask
-    unsafe process.pointee.generation = generation
+    unsafe process.pointee.use(mask: mask, generation: generation)
   }
 
   /// Opens the descriptor table: from now on the trampolines ask it.
@@ -192,16 +248,15 @@ extension Process {
     return high
   }
 
-  /// Ends a descriptor of ours.
+  /// Ends a descriptor of ours. Nobody is to find its number any more: another file may have it next.
   @inline(never)
-  static func drop(_ fd: inout Int32) {
+  static func drop(_ fd: Int32) {
     if fd < 0 { return }
     // (Where the program has closed it by a way that we did not see, the number may be the program's own by now.)
     if mn_table_size() == 0 || mn_table_is_internal(fd) {
       _ = mn_table_set(fd, nil)
       _ = mn_sys_close(fd)
     }
-    fd = -1
   }
 }
 
@@ -228,14 +283,9 @@ public func forkChild() {
     Watch.forgetFree()
   }
   unsafe process.pointee.lock.reset()
-  var inherited = unsafe process.pointee.control
+  let inherited = unsafe process.pointee.control
   if inherited >= 0 {
-    if unsafe process.pointee.lifelineCount < 8 {
-      unsafe process.pointee.lifelines[process.pointee.lifelineCount] = inherited
-      unsafe process.pointee.lifelineCount += 1
-    } else {
-      Process.drop(&inherited)
-    }
+    if unsafe !process.pointee.keepLifeline(inherited) { Process.drop(inherited) }
   }
   unsafe process.pointee.control = -1
   unsafe process.pointee.greeting = false
@@ -246,8 +296,8 @@ public func forkChild() {
   }
   // The threads that waited are the parent's.
   unsafe process.pointee.sockets.forEach { socket in
-    guard unsafe socket.pointee.waiters != 0 else { return }
-    unsafe socket.pointee.waiters = 1
+    guard unsafe socket.pointee.waiters.load(ordering: .relaxed) != 0 else { return }
+    unsafe socket.pointee.waiters.store(1, ordering: .relaxed)
     unsafe Socket.letGo(socket)
   }
 }

@@ -1,6 +1,7 @@
 public import CMachnetABI
 public import CTrampoline
 import ShimChannel
+import Synchronization
 
 /// How a socket gets its endpoint.
 extension Socket {
@@ -11,8 +12,8 @@ extension Socket {
   ///   - onlyKnown: only where it has been on Machnet before, and something is left of that.
   /// - Returns: whether the socket is offloaded now.
   static func attach(_ socket: SocketPointer, _ fd: Int32, peer: Name = .none, onlyKnown: Bool = false) -> Bool {
-    guard let process = unsafe process, mn_is_at_home(), unsafe Lock.acquire(&process.pointee.lock) else { return false }
-    defer { unsafe Lock.release(&process.pointee.lock) }
+    guard let process = unsafe process, mn_is_at_home(), unsafe Lock.acquire(process) else { return false }
+    defer { unsafe Lock.release(process) }
     if unsafe socket.pointee.isOffloaded { return true }
     // (Another thread may have closed it meanwhile.)
     guard unsafe mn_table_get(fd) == UnsafeMutableRawPointer(socket), unsafe mayAttach(socket, fd, peer), unsafe Control.finishGreeting(process) else {
@@ -74,12 +75,11 @@ extension Socket {
     if event < 0 {
       if granted && !joins {
         // No descriptor is left for it.
-        let old = unsafe (socket.pointee.channel, socket.pointee.index)
-        unsafe socket.pointee.channel = channel
-        unsafe socket.pointee.index = answer.reply.endpoint
+        let old = unsafe socket.pointee.location
+        unsafe socket.pointee.move(to: channel, answer.reply.endpoint)
         unsafe socket.pointee.local = Name(mapped: answer.reply.local, port: answer.reply.local_port)
         unsafe giveBack(socket, process)
-        unsafe (socket.pointee.channel, socket.pointee.index) = old
+        unsafe socket.pointee.move(to: old.channel, old.index)
       }
       unsafe mn_log(2, "socket % stays on the kernel: the daemon says errno %", Int64(fd), Int64(status))
       unsafe socket.pointee.refused = true
@@ -129,37 +129,41 @@ extension Socket {
     unsafe Watch.leave(socket)
     if let process = unsafe process { unsafe leaveOldBlock(socket, process) }
     unsafe socket.pointee.hasOldInput = false
-    _ = unsafe mn_fetch_add_u32(&socket.pointee.attachments, 1)
-    unsafe socket.pointee.channel = channel
-    unsafe socket.pointee.index = reply.endpoint
-    unsafe socket.pointee.home = reply.engine
-    unsafe socket.pointee.netns = UInt16(truncatingIfNeeded: reply.netns)
-    // A socket that comes back to a new daemon has had another one.
-    unsafe Process.drop(&socket.pointee.event)
-    unsafe socket.pointee.event = event
-    unsafe socket.pointee.local = Name(mapped: reply.local, port: reply.local_port)
-    unsafe socket.pointee.engineLost = false
-    unsafe socket.pointee.refused = false
-    unsafe socket.pointee.cached = .none
-    unsafe bindRings(socket)
-    unsafe socket.pointee.hasJoined = joins
+    unsafe socket.pointee.attachments.wrappingAdd(1, ordering: .sequentiallyConsistent)
+    let settings = unsafe socket.pointee.settings.load(ordering: .acquiring)
     // (What is joined has all this already, and the peer may be one that no kernel knows.)
     if !joins {
-      unsafe endpoint.pointee.references = 1
-      unsafe endpoint.pointee.flags = 0
+      unsafe mn_endpoint_set_references(endpoint, 1)
+      unsafe mn_endpoint_set_flags(endpoint, 0)
       unsafe readOptions(endpoint, fd, socket.pointee.domain)
     }
+    // A socket that comes back to a new daemon has had another one.
+    unsafe dropEvent(socket)
+    let held = unsafe holdRings(socket)
+    unsafe socket.pointee.plan.block = nil
+    unsafe socket.pointee.move(to: channel, reply.endpoint)
+    unsafe socket.pointee.home = reply.engine
+    unsafe socket.pointee.netns = UInt16(truncatingIfNeeded: reply.netns)
+    unsafe socket.pointee.event = event
+    unsafe socket.pointee.local = Name(mapped: reply.local, port: reply.local_port)
+    unsafe socket.pointee.refused = false
+    unsafe bindRings(socket)
+    unsafe socket.pointee.hasJoined = joins
     unsafe socket.pointee.endpoint = endpoint
+    held.release()
     mn_fence()
-    unsafe setFlag(socket, Int(mn_load_relaxed_u32(&socket.pointee.shut)), true)
+    unsafe setFlag(socket, Int(socket.pointee.shut.load(ordering: .relaxed)), true)
     if !joins {
       unsafe readReceiveLimit(socket, fd)
       unsafe readPeer(endpoint, fd, socket.pointee.domain, stated: peer)
+      // An option that another thread has just set may have missed the endpoint: pairs with `noteSetting`.
+      if unsafe socket.pointee.settings.load(ordering: .acquiring) != settings { unsafe readOptions(endpoint, fd, socket.pointee.domain) }
     }
+    // From here on there is an engine.
+    unsafe socket.pointee.engineLost = false
     unsafe socket.pointee.undecided = false
     unsafe socket.pointee.awaits = false
-    _ = unsafe mn_fetch_add_u32(&socket.pointee.attachments, 1)
-    unsafe mn_store_relaxed_u64(&socket.pointee.plan.key, 0)
+    unsafe socket.pointee.attachments.wrappingAdd(1, ordering: .sequentiallyConsistent)
     unsafe countWatched(socket)
     unsafe Watch.attached(socket)
     if unsafe socket.pointee.kick >= 0 {
@@ -172,8 +176,8 @@ extension Socket {
   static func readPeer(_ endpoint: UnsafeMutablePointer<mn_endpoint>, _ fd: Int32, _ domain: Int32, stated: Name) {
     var peer = stated
     if peer.port == 0 { peer = kernelName(fd, domain, peer: true) ?? .none }
-    unsafe endpoint.pointee.peer = peer.mapped
-    unsafe endpoint.pointee.peer_port = peer.port
+    unsafe mn_endpoint_set_peer(endpoint, peer.mapped)
+    unsafe mn_endpoint_set_peer_port(endpoint, peer.port)
     let flags = unsafe UnsafeMutableRawPointer(endpoint) + Int(MN_OFFSET_ENDPOINT_FLAGS)
     if peer.port != 0 {
       _ = unsafe mn_fetch_or_u32(flags, UInt32(MN_SOCKET_CONNECTED))
@@ -184,7 +188,7 @@ extension Socket {
 
   static func peer(_ socket: SocketPointer) -> Name? {
     guard let endpoint = unsafe socket.pointee.endpoint, unsafe flags(socket) & UInt32(MN_SOCKET_CONNECTED) != 0 else { return nil }
-    return unsafe Name(mapped: endpoint.pointee.peer, port: endpoint.pointee.peer_port)
+    return unsafe Name(address: UInt32(bigEndian: mn_endpoint_peer_address(endpoint)), port: mn_endpoint_peer_port(endpoint))
   }
 
   /// The shadow's own name or its peer, if it is IPv4 (or v4-mapped, or the IPv6 wildcard).
@@ -209,10 +213,11 @@ extension Socket {
       let bound = unsafe kernelName(fd, socket.pointee.domain, peer: false), !inherited || bound.port != 0
     else { return }
     unsafe refreshRules(process)
-    let rules = directory.rules(generation: unsafe process.pointee.generation)
-    let mayLead = unsafe rules.mayLeadToMachnet(program: process.pointee.mask, localAddress: bound.address, localPort: bound.port)
+    let (mask, generation) = unsafe process.pointee.programMask
+    let rules = directory.rules(generation: generation)
+    let mayLead = unsafe rules.mayLeadToMachnet(program: mask.pointee, localAddress: bound.address, localPort: bound.port)
     if mayLead || inherited { _ = unsafe attach(socket, fd, onlyKnown: !mayLead) }
-    if !mayLead { unsafe mn_head_always(&socket.pointee.head, process.pointee.generation) }
+    if !mayLead { unsafe mn_head_always(socket, generation) }
     unsafe decide(socket)
   }
 
@@ -318,7 +323,7 @@ extension Socket {
   /// A table entry as a socket; nil for an epoll.
   @inline(__always)
   static func from(_ entry: UnsafeMutableRawPointer) -> SocketPointer? {
-    unsafe entry.load(as: UInt32.self) == Kind.socket ? entry.assumingMemoryBound(to: Socket.self) : nil
+    unsafe mn_load_relaxed_u32(entry) == Kind.socket ? entry.assumingMemoryBound(to: Socket.self) : nil
   }
 
   /// The address that a datagram to `destination` will carry as its source (the engine's rule, `EngineControl`).
@@ -332,17 +337,18 @@ extension Socket {
 
   static func refreshRules(_ process: ProcessPointer) {
     guard let directory = unsafe process.pointee.directory,
-      unsafe directory.rulesGeneration != process.pointee.generation, unsafe Lock.acquire(&process.pointee.lock)
+      unsafe directory.rulesGeneration != process.pointee.generation, unsafe Lock.acquire(process)
     else { return }
     unsafe Process.refreshMask(process)
-    unsafe Lock.release(&process.pointee.lock)
+    unsafe Lock.release(process)
   }
 
   static func ruleLeadsToMachnet(_ process: ProcessPointer, _ directory: Directory, local: Name, remote: Name) -> Bool {
-    let rules = directory.rules(generation: unsafe process.pointee.generation)
+    let (mask, generation) = unsafe process.pointee.programMask
+    let rules = directory.rules(generation: generation)
     guard
       let index = unsafe rules.first(
-        program: process.pointee.mask, localAddress: local.address, localPort: local.port, remoteAddress: remote.address,
+        program: mask.pointee, localAddress: local.address, localPort: local.port, remoteAddress: remote.address,
         remotePort: remote.port)
     else { return false }
     return rules.rule(index).path == UInt8(MN_PATH_MACHNET)
@@ -351,8 +357,8 @@ extension Socket {
   /// Tells the daemon that the peer (and with it perhaps the local address) has changed.
   @inline(never)
   static func reconnect(_ socket: SocketPointer, _ fd: Int32, stated: Name) {
-    guard let process = unsafe process, mn_is_at_home(), unsafe Lock.acquire(&process.pointee.lock) else { return }
-    defer { unsafe Lock.release(&process.pointee.lock) }
+    guard let process = unsafe process, mn_is_at_home(), unsafe Lock.acquire(process) else { return }
+    defer { unsafe Lock.release(process) }
     let channel = unsafe socket.pointee.channel.unsafelyUnwrapped
     var request = mn_request()
     unsafe Control.fill(&request, kind: MN_REQUEST_CONNECT, process)
@@ -373,8 +379,7 @@ extension Socket {
     let unanswered = unsafe process.pointee.unanswered
     unsafe socket.pointee.awaits = unanswered != 0 && unanswered != request.sequence
     unsafe readPeer(socket.pointee.endpoint.unsafelyUnwrapped, fd, socket.pointee.domain, stated: stated)
-    unsafe socket.pointee.cached = .none
-    unsafe mn_store_relaxed_u64(&socket.pointee.plan.key, 0)
+    unsafe forgetPlan(socket)
   }
 }
 
@@ -392,8 +397,8 @@ extension Socket {
     guard let process = unsafe process else { return }
     // What was sent is with the engine, and what comes in meanwhile goes to the rings.
     if unsafe socket.pointee.isOffloaded { Wait.letLand() }
-    guard unsafe Lock.acquire(&process.pointee.lock) else { return }
-    defer { unsafe Lock.release(&process.pointee.lock) }
+    guard unsafe Lock.acquire(process) else { return }
+    defer { unsafe Lock.release(process) }
     if unsafe socket.pointee.isOffloaded {
       guard unsafe mn_load_relaxed_u32(word(socket, Int(MN_OFFSET_ENDPOINT_REFERENCES))) == 1,
         unsafe !isEnginesOwn(process, fd, socket.pointee.domain),
@@ -401,6 +406,7 @@ extension Socket {
       else { return }
       // Nothing more goes into the TX ring; the engine sends what is there.
       unsafe socket.pointee.engineLost = true
+      unsafe forgetPlan(socket)
       unsafe countWatched(socket)
       unsafe giveBack(socket, process, keeping: true)
       unsafe socket.pointee.holdsBlock = true
@@ -427,6 +433,7 @@ extension Socket {
     unsafe Watch.unblockOutput(socket)
     if unsafe !socket.pointee.hasOldInput { unsafe Watch.leave(socket) }
     unsafe socket.pointee.engineLost = true
+    unsafe forgetPlan(socket)
     unsafe countWatched(socket)
     // Whoever sleeps on the rings is to look at the shadow from now on.
     unsafe Wait.signal(socket, word(socket, Int(MN_OFFSET_ENDPOINT_RX_WAIT)))
@@ -468,14 +475,15 @@ public func passing(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
 @c(mn_hook_exec)
 public func execing() {
   guard let process = unsafe process, mn_is_at_home() else { return }
-  unsafe process.pointee.isLeaving = true
-  defer { unsafe process.pointee.isLeaving = false }
+  unsafe process.pointee.leaver = mn_thread_id()
+  defer { unsafe process.pointee.leaver = 0 }
   unsafe process.pointee.sockets.forEach { socket in
     guard unsafe socket.pointee.isOffloaded else { return }
     let references = unsafe Socket.word(socket, Int(MN_OFFSET_ENDPOINT_REFERENCES))
     // (The part of one that has joined ends with its connection.)
     if unsafe socket.pointee.hasJoined || (mn_load_relaxed_u32(references) != 1 && mn_fetch_add_u32(references, UInt32.max) != 1) {
       unsafe socket.pointee.engineLost = true
+      unsafe Socket.forgetPlan(socket)
       unsafe Socket.countWatched(socket)
     } else if unsafe socket.pointee.fd >= 0 {
       unsafe Socket.retire(socket, .portless, socket.pointee.fd)

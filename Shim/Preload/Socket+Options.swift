@@ -1,6 +1,7 @@
 public import CMachnetABI
 public import CTrampoline
 import ShimChannel
+import Synchronization
 
 /// Options: the shadow keeps them all; those that the rings must honour are read back from it.
 extension Socket {
@@ -32,7 +33,14 @@ extension Socket {
     var value: Int32 = 0
     var length: UInt32 = 4
     guard unsafe mn_sys_getsockopt(fd, Int32(MN_SOL_SOCKET), Int32(MN_SO_RCVBUF), &value, &length) == 0 else { return }
-    unsafe endpoint.pointee.receive_limit = UInt32(clamping: value)
+    unsafe mn_endpoint_set_receive_limit(endpoint, UInt32(clamping: value))
+  }
+
+  /// The shadow's options have changed; what an endpoint must know of them is read next. Pairs with `adopt`: where the endpoint
+  /// is not there yet, whoever brings it reads them once more.
+  static func noteSetting(_ socket: SocketPointer) {
+    unsafe socket.pointee.settings.wrappingAdd(1, ordering: .relaxed)
+    mn_fence()
   }
 
   static func readFileFlags(_ endpoint: UnsafeMutablePointer<mn_endpoint>, _ fd: Int32) {
@@ -59,9 +67,9 @@ extension Socket {
     let number = Int32(truncatingIfNeeded: value.0)
     switch (Int(level), Int(name)) {
     case (MN_SOL_SOCKET, MN_SO_RCVTIMEO):
-      unsafe endpoint.pointee.receive_timeout = nanoseconds(value)
+      unsafe mn_endpoint_set_receive_timeout(endpoint, nanoseconds(value))
     case (MN_SOL_SOCKET, MN_SO_SNDTIMEO):
-      unsafe endpoint.pointee.send_timeout = nanoseconds(value)
+      unsafe mn_endpoint_set_send_timeout(endpoint, nanoseconds(value))
     case (MN_SOL_SOCKET, MN_SO_TIMESTAMP):
       unsafe setFlag(endpoint, MN_SOCKET_TIMESTAMP, number != 0)
     case (MN_SOL_SOCKET, MN_SO_TIMESTAMPNS):
@@ -79,18 +87,18 @@ extension Socket {
     case (MN_IPPROTO_IPV6, MN_IPV6_RECVPKTINFO):
       unsafe setFlag(endpoint, MN_SOCKET_RECVPKTINFO6, number != 0)
     case (MN_IPPROTO_IP, MN_IP_MTU_DISCOVER):
-      unsafe endpoint.pointee.mtu_discover = UInt32(bitPattern: number)
+      unsafe mn_endpoint_set_mtu_discover(endpoint, UInt32(bitPattern: number))
     case (MN_IPPROTO_UDP, MN_UDP_SEGMENT):
-      unsafe endpoint.pointee.segment = UInt16(truncatingIfNeeded: number)
+      unsafe mn_endpoint_set_segment(endpoint, UInt16(truncatingIfNeeded: number))
     case (MN_IPPROTO_UDP, MN_UDP_GRO):
       unsafe setFlag(endpoint, MN_SOCKET_GRO, number != 0)
-      unsafe endpoint.pointee.receive_together = number != 0 ? 1 : 0
+      unsafe mn_endpoint_set_receive_together(endpoint, number != 0 ? 1 : 0)
     case (MN_IPPROTO_IP, MN_IP_TTL):
-      unsafe endpoint.pointee.ttl = UInt8(truncatingIfNeeded: number)
-      unsafe endpoint.pointee.ttl_set = 1
+      unsafe mn_endpoint_set_ttl(endpoint, UInt8(truncatingIfNeeded: number))
+      unsafe mn_endpoint_set_ttl_set(endpoint, 1)
     case (MN_IPPROTO_IP, MN_IP_TOS):
-      unsafe endpoint.pointee.tos = UInt8(truncatingIfNeeded: number)
-      unsafe endpoint.pointee.tos_set = 1
+      unsafe mn_endpoint_set_tos(endpoint, UInt8(truncatingIfNeeded: number))
+      unsafe mn_endpoint_set_tos_set(endpoint, 1)
     default:
       break
     }
@@ -119,6 +127,7 @@ public func setsockopt(
     unsafe socket.pointee.hasReceiveLimit = true
     unsafe Socket.readReceiveLimit(socket, fd)
   }
+  unsafe Socket.noteSetting(socket)
   if unsafe !socket.pointee.engineLost, let endpoint = unsafe socket.pointee.endpoint {
     unsafe Socket.readOption(endpoint, fd, level, name)
     // Either timestamp option switches the other's form off.
@@ -167,12 +176,12 @@ public func shutdown(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ how: Int32
   let result = mn_real_shutdown(fd, how)
   guard let socket = unsafe Socket.from(entry), how >= 0, how <= 2 else { return result }
   // On Linux even the shutdown of an unconnected socket, which reports ENOTCONN, takes effect.
-  if how != Int32(MN_SHUT_WR) { _ = unsafe mn_fetch_or_u32(&socket.pointee.shut, UInt32(MN_SOCKET_SHUTDOWN_READ)) }
-  if how != Int32(MN_SHUT_RD) { _ = unsafe mn_fetch_or_u32(&socket.pointee.shut, UInt32(MN_SOCKET_SHUTDOWN_WRITE)) }
+  if how != Int32(MN_SHUT_WR) { unsafe socket.pointee.shut.bitwiseOr(UInt32(MN_SOCKET_SHUTDOWN_READ), ordering: .relaxed) }
+  if how != Int32(MN_SHUT_RD) { unsafe socket.pointee.shut.bitwiseOr(UInt32(MN_SOCKET_SHUTDOWN_WRITE), ordering: .relaxed) }
   // The note comes before the look for an endpoint: pairs with `adopt`.
   mn_fence()
   guard unsafe socket.pointee.endpoint != nil else { return result }
-  unsafe Socket.setFlag(socket, Int(mn_load_relaxed_u32(&socket.pointee.shut)), true)
+  unsafe Socket.setFlag(socket, Int(socket.pointee.shut.load(ordering: .relaxed)), true)
   unsafe Wait.signal(socket, Socket.word(socket, Int(MN_OFFSET_ENDPOINT_RX_WAIT)))
   return unsafe result != 0 && Socket.peer(socket) != nil ? 0 : result
 }
@@ -183,6 +192,7 @@ public func flagsChanged(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
   guard let socket = unsafe Socket.from(entry) else { return }
   // The kernel sends SIGIO for what reaches the shadow, and for nothing else.
   if mn_sys_fcntl(fd, Int32(MN_F_GETFL), 0) & Int32(MN_O_ASYNC) != 0 { unsafe Socket.retire(socket, .forGood, fd) }
+  unsafe Socket.noteSetting(socket)
   if let endpoint = unsafe socket.pointee.endpoint { unsafe Socket.readFileFlags(endpoint, fd) }
 }
 
@@ -193,7 +203,7 @@ public func flagsChanged(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
 public func stamp(
   _ entry: UnsafeMutableRawPointer, _ inNanoseconds: Bool, _ stamp: UnsafeMutablePointer<Int64>?, _ result: Int32
 ) -> Int32 {
-  guard let socket = unsafe Socket.from(entry), unsafe !socket.pointee.byShadow, unsafe socket.pointee.stamp != 0,
+  guard let socket = unsafe Socket.from(entry), unsafe !socket.byShadow, unsafe socket.pointee.stamp != 0,
     let stamp = unsafe stamp
   else { return result }
   let time = unsafe Int64(socket.pointee.stamp)
@@ -253,8 +263,7 @@ public func fionread(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ value: Uns
 public func outq(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ value: UnsafeMutablePointer<Int32>) -> Int32 {
   let result = unsafe mn_real_ioctl(fd, UInt64(MN_TIOCOUTQ), value)
   if result == 0, let socket = unsafe Socket.from(entry), unsafe socket.pointee.isOffloaded {
-    let pending = unsafe socket.pointee.writer.pointee.pending
-    unsafe value.pointee &+= Int32(clamping: pending)
+    unsafe value.pointee &+= Int32(clamping: Socket.unsent(socket))
   }
   return result
 }
@@ -268,10 +277,12 @@ extension Socket {
 
   private static func nextSize(_ socket: SocketPointer) -> Int? {
     if unsafe !hasInput(socket) { return nil }
-    let lock = unsafe word(socket, Int(MN_OFFSET_ENDPOINT_RX_LOCK))
+    let endpoint = unsafe socket.pointee.endpoint.unsafelyUnwrapped
+    let lock = unsafe UnsafeMutableRawPointer(endpoint) + Int(MN_OFFSET_ENDPOINT_RX_LOCK)
     guard unsafe Lock.acquire(lock) else { return nil }
     defer { unsafe Lock.release(lock) }
-    for engine in 0..<(unsafe Int(socket.pointee.channel.unsafelyUnwrapped.pointee.engineCount)) {
+    if unsafe socket.pointee.endpoint != endpoint { return nil }
+    for engine in 0..<(unsafe socket.pointee.readerCount) {
       let reader = unsafe socket.pointee.readers + engine
       unsafe reader.pointee.resume()
       if case .record(let record) = unsafe reader.pointee.peek() { return record.length }

@@ -1,15 +1,19 @@
 public import CMachnetABI
 public import CTrampoline
 import ShimChannel
+import Synchronization
 
 /// Where a socket's last datagram went by a ring, and what was so then: while all of it is still so, the next one may go
 /// there without being classified. Read and written under the endpoint's `tx_lock`.
 @safe
 struct Plan {
-  /// mn_flow_key of the destination, with the rules' generation; 0: none.
+  /// The endpoint that it is of; nil: none.
+  var block: UnsafeMutablePointer<mn_endpoint>? = nil
+  /// mn_flow_key of the destination, with the rules' generation.
   var key: UInt64 = 0
   /// The peer is the destination: what `key` is for a call without a name.
   var isPeer = false
+  var directory: Directory? = nil
   /// `Directory.departures` before the destination was looked up.
   var departures: UInt32 = 0
   /// MN_SOCKET_* of the endpoint.
@@ -35,43 +39,41 @@ extension Socket {
   /// - Parameters:
   ///   - departures: of the directory, read before the destination was looked up.
   ///   - attachments: of the socket, read before the directory.
+  @inline(never)
   static func plan(
-    _ socket: SocketPointer, _ directory: Directory, _ destination: Name, _ departures: UInt32, _ attachments: UInt32
+    _ socket: SocketPointer, _ directory: Directory, _ destination: Name, _ judgement: Judgement, _ departures: UInt32, _ attachments: UInt32
   ) {
-    unsafe socket.pointee.head.quick = 1
+    unsafe mn_head_set_quick(socket, true)
     let endpoint = unsafe socket.pointee.endpoint.unsafelyUnwrapped
     let channel = unsafe socket.pointee.channel.unsafelyUnwrapped
     let home = unsafe socket.pointee.home
     let index = unsafe socket.pointee.index
-    let lock = unsafe word(socket, Int(MN_OFFSET_ENDPOINT_TX_LOCK))
+    let lock = unsafe UnsafeMutableRawPointer(endpoint) + Int(MN_OFFSET_ENDPOINT_TX_LOCK)
     guard unsafe Lock.acquire(lock) else { return }
     defer { unsafe Lock.release(lock) }
     let state = unsafe flags(socket)
     let options = unsafe mn_load_relaxed_u64(word(socket, Int(MN_OFFSET_ENDPOINT_PEER_PORT)))
+    unsafe socket.pointee.plan.block = nil
     // Time to live and type of service stated, as by every attachment; no segments; fragments allowed; open.
     guard UInt16(truncatingIfNeeded: options >> 16) == 0, options >> 48 == 0x0101,
-      unsafe endpoint.pointee.mtu_discover != UInt32(MN_IP_PMTUDISC_DO), state & UInt32(MN_SOCKET_SHUTDOWN_WRITE) == 0
-    else {
-      unsafe socket.pointee.plan.key = 0
-      return
-    }
-    let flags = unsafe UInt64(socket.pointee.cachedFlags) | UInt64(MN_RECORD_TTL | MN_RECORD_TOS)
+      unsafe mn_endpoint_mtu_discover(endpoint) != UInt32(MN_IP_PMTUDISC_DO), state & UInt32(MN_SOCKET_SHUTDOWN_WRITE) == 0,
+      // Something has changed since the datagram was judged, or is changing: what was noted may be the old endpoint's. Whoever changes
+      // it comes here for `block` next, and waits for the lock.
+      attachments & 1 == 0, unsafe socket.pointee.attachments.load(ordering: .acquiring) == attachments,
+      unsafe !socket.pointee.engineLost
+    else { return }
+    let flags = UInt64(judgement.recordFlags) | UInt64(MN_RECORD_TTL | MN_RECORD_TOS)
     unsafe socket.pointee.plan = Plan(
+      block: endpoint,
       key: mn_flow_key(
-        socket.pointee.head.family, destination.port.bigEndian, destination.address.bigEndian,
-        mn_rules_as_now(socket.pointee.cachedGeneration)),
-      isPeer: peer(socket) == destination, departures: departures, state: state, options: options,
+        mn_head_family(socket), destination.port.bigEndian, destination.address.bigEndian, mn_rules_as_now(judgement.generation)),
+      isPeer: peer(socket) == destination, directory: directory, departures: departures, state: state, options: options,
       kind: UInt64(MN_RECORD_DATAGRAM) << 32 | flags << 48,
       ports: UInt64(destination.port) | (options >> 32 & 0xffff) << 48,
       remote: UInt64(UInt32(0xffff).bigEndian) | UInt64(destination.address.bigEndian) << 32,
       readyBit: 1 << UInt64(index & 63),
       ready: channel.pointee.base + Int(MN_CHANNEL_READY) + Int(home) * 64 + Int(index >> 6) * 8,
       sleeping: directory.engineWord(home))
-    // Another thread showed the socket to a new daemon meanwhile, or is about to: what was noted may be the old one's.
-    mn_fence()
-    if unsafe attachments & 1 != 0 || mn_load_relaxed_u32(&socket.pointee.attachments) != attachments {
-      unsafe socket.pointee.plan.key = 0
-    }
   }
 
   /// - Returns: false when it has to go the long way; nothing has happened then.
@@ -84,47 +86,46 @@ extension Socket {
       let endpoint = unsafe socket.pointee.endpoint
     else { return false }
     let block = UnsafeMutableRawPointer(endpoint)
-    let process = unsafe process.unsafelyUnwrapped
-    let directory = unsafe process.pointee.directory.unsafelyUnwrapped
     guard unsafe mn_compare_exchange_u32(block + Int(MN_OFFSET_ENDPOINT_TX_LOCK), 0, mn_thread_id()) else { return false }
-    var isPlanned = unsafe !socket.pointee.engineLost && mn_load_relaxed_u64(&process.pointee.departedUntil) == 0
-      && socket.pointee.plan.departures == directory.departures
-      && socket.pointee.plan.state == mn_load_relaxed_u32(block + Int(MN_OFFSET_ENDPOINT_FLAGS))
-      && socket.pointee.plan.options == mn_load_relaxed_u64(block + Int(MN_OFFSET_ENDPOINT_PEER_PORT))
-      && mn_load_relaxed_u32(block + Int(MN_OFFSET_ENDPOINT_ERROR)) == 0
-    if let address = unsafe address {
-      isPlanned = unsafe isPlanned && length == 16
-        && socket.pointee.plan.key == address.loadUnaligned(as: UInt64.self) ^ UInt64(mn_rules_now())
-    } else {
-      // The port is in `options`, that it is connected in `state`; the family is the socket's.
-      isPlanned = unsafe isPlanned && socket.pointee.plan.isPeer
-        && UInt32(truncatingIfNeeded: socket.pointee.plan.key >> 32) == mn_load_relaxed_u32(block + Int(MN_OFFSET_ENDPOINT_PEER_ADDRESS))
-        && UInt16(truncatingIfNeeded: socket.pointee.plan.key) == UInt16(truncatingIfNeeded: socket.pointee.head.family) ^ mn_rules_now()
-    }
-    guard isPlanned, let (record, next) = unsafe socket.pointee.writer.pointee.reserveAhead(size) else {
+    planned: do {
+      guard unsafe socket.pointee.plan.block == endpoint, mn_departed_until() == 0 else { break planned }
+      let directory = unsafe socket.pointee.plan.directory.unsafelyUnwrapped
+      guard unsafe socket.pointee.plan.departures == directory.departures,
+        unsafe socket.pointee.plan.state == mn_load_relaxed_u32(block + Int(MN_OFFSET_ENDPOINT_FLAGS)),
+        unsafe socket.pointee.plan.options == mn_load_relaxed_u64(block + Int(MN_OFFSET_ENDPOINT_PEER_PORT)),
+        unsafe mn_load_relaxed_u32(block + Int(MN_OFFSET_ENDPOINT_ERROR)) == 0
+      else { break planned }
+      if let address = unsafe address {
+        guard length == 16, unsafe socket.pointee.plan.key == address.loadUnaligned(as: UInt64.self) ^ UInt64(mn_rules_now()) else { break planned }
+      } else {
+        // The port is in `options`, that it is connected in `state`; the family is the socket's.
+        guard unsafe socket.pointee.plan.isPeer,
+          unsafe UInt32(truncatingIfNeeded: socket.pointee.plan.key >> 32) == mn_load_relaxed_u32(block + Int(MN_OFFSET_ENDPOINT_PEER_ADDRESS)),
+          unsafe UInt16(truncatingIfNeeded: socket.pointee.plan.key) == UInt16(truncatingIfNeeded: mn_head_family(socket)) ^ mn_rules_now()
+        else { break planned }
+      }
+      let writer = unsafe socket.pointee.writer
+      guard let (record, next) = unsafe writer.pointee.reserveAhead(size) else { break planned }
+      let header = unsafe record.base
+      unsafe header.storeBytes(of: socket.pointee.plan.kind | UInt64(size), as: UInt64.self)
+      unsafe header.storeBytes(of: socket.pointee.plan.ports, toByteOffset: 8, as: UInt64.self)
+      unsafe header.storeBytes(of: 0, toByteOffset: 32, as: UInt64.self)
+      unsafe header.storeBytes(of: socket.pointee.plan.remote, toByteOffset: 40, as: UInt64.self)
+      unsafe mn_copy(record.payload, data, size)
+      unsafe writer.pointee.publishAhead(next)
+      let ready = unsafe socket.pointee.plan.ready.unsafelyUnwrapped
+      let bit = unsafe socket.pointee.plan.readyBit
+      let sleeping = unsafe socket.pointee.plan.sleeping.unsafelyUnwrapped
       unsafe Lock.release(block + Int(MN_OFFSET_ENDPOINT_TX_LOCK))
-      return false
+      if unsafe !mn_is_sender(socket) { unsafe mn_sender_note(socket) }
+      // As `ring`: the published tail comes before both looks.
+      mn_fence()
+      if unsafe mn_load_relaxed_u64(ready) & bit == 0 || mn_load_relaxed_u32(sleeping) != 0 { unsafe ringAloud(socket, directory) }
+      return true
     }
-    let header = unsafe record.base
-    unsafe header.storeBytes(of: socket.pointee.plan.kind | UInt64(size), as: UInt64.self)
-    unsafe header.storeBytes(of: socket.pointee.plan.ports, toByteOffset: 8, as: UInt64.self)
-    unsafe header.storeBytes(of: 0, toByteOffset: 32, as: UInt64.self)
-    unsafe header.storeBytes(of: socket.pointee.plan.remote, toByteOffset: 40, as: UInt64.self)
-    unsafe mn_copy(record.payload, data, size)
-    unsafe socket.pointee.writer.pointee.publishAhead(next)
-    let ready = unsafe socket.pointee.plan.ready.unsafelyUnwrapped
-    let bit = unsafe socket.pointee.plan.readyBit
-    let sleeping = unsafe socket.pointee.plan.sleeping.unsafelyUnwrapped
     unsafe Lock.release(block + Int(MN_OFFSET_ENDPOINT_TX_LOCK))
-    if unsafe process.pointee.senders[process.pointee.senderNext & 3] != socket { unsafe noteSenderAloud(socket, process) }
-    // As `ring`: the published tail comes before both looks.
-    mn_fence()
-    if unsafe mn_load_relaxed_u64(ready) & bit == 0 || mn_load_relaxed_u32(sleeping) != 0 { unsafe ringAloud(socket, directory) }
-    return true
+    return false
   }
-
-  @inline(never)
-  private static func noteSenderAloud(_ socket: SocketPointer, _ process: ProcessPointer) { unsafe noteSender(socket, process) }
 
   @inline(never)
   private static func ringAloud(_ socket: SocketPointer, _ directory: Directory) { unsafe ring(socket, directory) }
@@ -143,10 +144,11 @@ extension Socket {
     let block = UnsafeMutableRawPointer(endpoint)
     if unsafe mn_load_relaxed_u32(block + Int(MN_OFFSET_ENDPOINT_ERROR)) != 0 { return -1 }
     var engine = unsafe socket.pointee.firstReader
-    if unsafe engine >= Int(truncatingIfNeeded: socket.pointee.channel.unsafelyUnwrapped.pointee.engineCount) { engine = 0 }
+    if unsafe engine >= socket.pointee.readerCount { engine = 0 }
     guard unsafe mn_compare_exchange_u32(block + Int(MN_OFFSET_ENDPOINT_RX_LOCK), 0, mn_thread_id()) else { return -1 }
     let reader = unsafe socket.pointee.readers + engine
-    guard let (record, next) = unsafe reader.pointee.peekAhead() else {
+    // (Another thread may have shown the socket to a new daemon meanwhile: the lock is the old one's.)
+    guard unsafe socket.pointee.endpoint == endpoint, let (record, next) = unsafe reader.pointee.peekAhead() else {
       unsafe Lock.release(block + Int(MN_OFFSET_ENDPOINT_RX_LOCK))
       return -1
     }
@@ -175,34 +177,33 @@ extension Socket {
   }
 }
 
-/// The entry of a descriptor that a trampoline has just found to be a socket; another thread may have closed it since.
-@inline(__always)
-private func quickSocket(_ fd: Int32) -> SocketPointer? {
-  let entry = mn_table_at(fd)
-  guard entry > 1, let socket = unsafe SocketPointer(bitPattern: entry),
-    unsafe mn_load_acquire_u32(&socket.pointee.head.receive) == UInt32(MN_RECEIVE_LOOK)
-  else { return nil }
-  return unsafe socket
-}
-
 /// sendto(2) on a socket whose last datagram went to a ring.
+///
+/// - Parameters:
+///   - entry: of the descriptor, as the trampoline has just found it.
+///   - call: the descriptor (high half) and the flags (low half): as many words as there are registers for.
 @c(mn_quick_sendto) @_optimize(speed)
 public func quickSendTo(
-  _ fd: Int32, _ data: UnsafeRawPointer, _ size: Int, _ flags: Int32, _ address: UnsafeRawPointer?, _ length: UInt32
+  _ entry: UnsafeMutableRawPointer, _ data: UnsafeRawPointer, _ size: Int, _ call: UInt64, _ address: UnsafeRawPointer?, _ length: UInt32
 ) -> Int {
-  if let socket = unsafe quickSocket(fd), unsafe Socket.sendQuickly(socket, data, size, flags, address, length) { return size }
-  return unsafe Int(mn_slow_sendto(fd, data, size, flags, address, length))
+  let flags = Int32(truncatingIfNeeded: call)
+  // (Epolls have no such rings, whatever the word says that the trampoline went by.)
+  if unsafe mn_head_receive(entry) == UInt32(MN_RECEIVE_LOOK),
+    unsafe Socket.sendQuickly(entry.assumingMemoryBound(to: Socket.self), data, size, flags, address, length)
+  {
+    return size
+  }
+  return unsafe Int(mn_slow_sendto(Int32(truncatingIfNeeded: call >> 32), data, size, flags, address, length))
 }
 
-/// recvfrom(2) on a socket whose last datagram came by a ring.
+/// recvfrom(2) on a socket whose last datagram came by a ring, and whose head says MN_RECEIVE_LOOK. As `quickSendTo`.
 @c(mn_quick_recvfrom) @_optimize(speed)
 public func quickReceiveFrom(
-  _ fd: Int32, _ data: UnsafeMutableRawPointer, _ size: Int, _ flags: Int32, _ address: UnsafeMutableRawPointer?,
+  _ entry: UnsafeMutableRawPointer, _ data: UnsafeMutableRawPointer, _ size: Int, _ call: UInt64, _ address: UnsafeMutableRawPointer?,
   _ length: UnsafeMutablePointer<UInt32>?
 ) -> Int {
-  if let socket = unsafe quickSocket(fd) {
-    let taken = unsafe Socket.receiveQuickly(socket, data, size, flags, address, length)
-    if taken >= 0 { return taken }
-  }
-  return unsafe Int(mn_slow_recvfrom(fd, data, size, flags, address, length))
+  let flags = Int32(truncatingIfNeeded: call)
+  let taken = unsafe Socket.receiveQuickly(entry.assumingMemoryBound(to: Socket.self), data, size, flags, address, length)
+  if taken >= 0 { return taken }
+  return unsafe Int(mn_slow_recvfrom(Int32(truncatingIfNeeded: call >> 32), data, size, flags, address, length))
 }

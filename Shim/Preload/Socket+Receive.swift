@@ -1,6 +1,7 @@
 public import CMachnetABI
 public import CTrampoline
 import ShimChannel
+import Synchronization
 
 /// One receive call, however the program expressed it.
 @safe
@@ -56,13 +57,13 @@ extension Socket {
         return -1
       }
     }
-    unsafe socket.pointee.turn &+= 1
+    unsafe socket.pointee.turn = socket.pointee.turn &+ 1
     // (What old rings hold is older than what the shadow holds.)
     let shadowFirst = unsafe socket.pointee.turn & (shadowEvery &- 1) == 0 && !isLost
     if !shadowFirst, let size = unsafe take(socket, call) { return size }
 
     let waits = unsafe mayWait && !isNonblocking(socket, call.flags) && !socket.pointee.impatient
-    if unsafe shadowFirst || !waits || socket.pointee.byShadow, let result = unsafe takeFromShadow(socket, call) { return result }
+    if unsafe shadowFirst || !waits || socket.byShadow, let result = unsafe takeFromShadow(socket, call) { return result }
     if let size = unsafe take(socket, call) { return size }
     if waits { return unsafe receiveLater(socket, call) ?? receiveStale(socket, call) }
     Wait.letLand()
@@ -89,10 +90,9 @@ extension Socket {
     if result == -MN_EAGAIN { return nil }
     if result < 0 { return fail(-result) }
     if let endpoint = unsafe socket.pointee.endpoint {
-      unsafe endpoint.pointee.kernel_rx_datagrams &+= 1
-      unsafe endpoint.pointee.kernel_rx_bytes &+= UInt64(result)
+      unsafe mn_endpoint_count_received(endpoint, Int64(result))
     }
-    unsafe socket.pointee.byShadow = true
+    unsafe socket.byShadow = true
     return result
   }
 
@@ -110,7 +110,7 @@ extension Socket {
     while true {
       let waited: Waited
       // Nobody waits on a socket that is shut down (a receive that need not wait has said EAGAIN, as the kernel's does).
-      if unsafe mn_load_relaxed_u32(&socket.pointee.shut) & UInt32(MN_SOCKET_SHUTDOWN_READ) != 0 { return 0 }
+      if unsafe socket.pointee.shut.load(ordering: .relaxed) & UInt32(MN_SOCKET_SHUTDOWN_READ) != 0 { return 0 }
       if unsafe socket.pointee.endpoint == nil {
         // Another thread's send may lead the socket to Machnet at any moment: no sleep where only the kernel can end it.
         waited = unsafe Wait.undecided(socket, number, &call.fd, mask, since: start)
@@ -149,11 +149,14 @@ extension Socket {
   /// - Returns: its size as the call is to report it; nil when the rings are empty.
   private static func take(_ socket: SocketPointer, _ call: ReceiveCall) -> Int? {
     if unsafe !hasInput(socket) { return nil }
-    let lock = unsafe word(socket, Int(MN_OFFSET_ENDPOINT_RX_LOCK))
+    let endpoint = unsafe socket.pointee.endpoint.unsafelyUnwrapped
+    let lock = unsafe UnsafeMutableRawPointer(endpoint) + Int(MN_OFFSET_ENDPOINT_RX_LOCK)
     // A signal handler that interrupted a receive of its own thread finds nothing here.
     guard unsafe Lock.acquire(lock) else { return nil }
     defer { unsafe Lock.release(lock) }
-    let count = unsafe Int(socket.pointee.channel.unsafelyUnwrapped.pointee.engineCount)
+    // (Another thread has just shown the socket to a new daemon: the lock is the old one's.)
+    if unsafe socket.pointee.endpoint != endpoint { return nil }
+    let count = unsafe socket.pointee.readerCount
     var tried = 0
     var engine = unsafe socket.pointee.firstReader
     while tried < count {
@@ -163,7 +166,7 @@ extension Socket {
       switch unsafe reader.pointee.peek() {
       case .record(let record):
         let size = unsafe deliver(socket, record, call)
-        unsafe socket.pointee.byShadow = false
+        unsafe socket.byShadow = false
         if call.flags & Int32(MN_MSG_PEEK) == 0 {
           if unsafe record.header.pointee.flags & UInt16(MN_RECORD_CHARGED) != 0 {
             unsafe reader.pointee.take(charge: mn_charge(UInt32(truncatingIfNeeded: record.length)))
@@ -182,6 +185,7 @@ extension Socket {
       case .damaged:
         unsafe mn_log(1, "ring of descriptor % is damaged", Int64(call.fd), 0)
         unsafe socket.pointee.engineLost = true
+        unsafe forgetPlan(socket)
         return nil
       }
       tried += 1

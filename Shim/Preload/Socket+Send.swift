@@ -1,6 +1,36 @@
 public import CMachnetABI
 public import CTrampoline
 import ShimChannel
+import Synchronization
+
+/// What the rules say of a flow, and what the destination is: one word, so that threads that send to several destinations on one
+/// socket never find one's verdict with another's name.
+struct Judgement {
+  static let toMachnet: UInt64 = 1
+  static let lossIsError: UInt64 = 2
+  /// The destination is this host.
+  static let isLocal: UInt64 = 4
+  /// The rule says transport machnet.
+  static let bySession: UInt64 = 8
+
+  /// Destination, generation and attachments (their low bits; the whole of them is in `Socket.judgedBy`), flags.
+  var word: UInt64
+  /// Of the rules that it was made by.
+  let generation: UInt32
+
+  init(word: UInt64, generation: UInt32) {
+    self.word = word
+    self.generation = generation
+  }
+  init(_ destination: Name, _ generation: UInt32, _ attachments: UInt32) {
+    self.generation = generation
+    word = UInt64(destination.address) << 32 | UInt64(destination.port) << 16 | UInt64((generation & 0x3f) << 10 | (attachments & 0x3f) << 4)
+  }
+
+  func has(_ flag: UInt64) -> Bool { word & flag != 0 }
+  /// MN_RECORD_MACHNET or 0.
+  var recordFlags: Int { has(Judgement.bySession) ? MN_RECORD_MACHNET : 0 }
+}
 
 /// Where a datagram goes.
 enum Verdict {
@@ -101,7 +131,7 @@ extension Socket {
     else { return unsafe sendByKernel(socket, call) }
     // A daemon that has come back has another directory.
     if unsafe socket.pointee.engineLost { Loss.reattach() }
-    let attachments = unsafe mn_load_acquire_u32(&socket.pointee.attachments)
+    let attachments = unsafe socket.pointee.attachments.load(ordering: .acquiring)
     guard let directory = unsafe process.pointee.directory else { return unsafe countedOnShadow(socket, call) }
 
     let destination: Name
@@ -120,7 +150,8 @@ extension Socket {
     }
 
     let departures = directory.departures
-    switch unsafe verdict(socket, process, directory, destination) {
+    let judgement = unsafe judge(socket, process, directory, destination, attachments)
+    switch unsafe verdict(socket, process, directory, destination, judgement) {
     case .kernel:
       return unsafe countedOnShadow(socket, call)
     case .down:
@@ -157,7 +188,7 @@ extension Socket {
       mn_set_errno(Int32(MN_EMSGSIZE))
       return -1
     }
-    if options.segment == 0 { options.segment = unsafe endpoint.pointee.segment }
+    if options.segment == 0 { options.segment = unsafe mn_endpoint_segment(endpoint) }
     if options.segment != 0 && call.size > Int(options.segment) * segmentsMax { return unsafe countedOnShadow(socket, call) }
 
     let number = call.fd
@@ -165,12 +196,13 @@ extension Socket {
     var mask: UInt64 = 0
     defer { if held { unsafe letGo(socket, mask) } }
     while true {
-      switch unsafe enqueue(socket, &call, destination, options) {
+      switch unsafe enqueue(socket, &call, destination, options, judgement) {
       case .done:
         unsafe noteSender(socket, process)
-        unsafe plan(socket, directory, destination, departures, attachments)
+        unsafe plan(socket, directory, destination, judgement, departures, attachments)
         if ring { unsafe self.ring(socket, directory) }
         return call.size
+      case .moved: continue
       case .reentered:
         // A signal handler sends while the thread it interrupted is inside this socket: the shadow has no such lock.
         return unsafe countedOnShadow(socket, call)
@@ -201,44 +233,44 @@ extension Socket {
 
   @inline(__always)
   static func noteSender(_ socket: SocketPointer, _ process: ProcessPointer) {
-    if unsafe process.pointee.senders[process.pointee.senderNext & 3] != socket {
-      unsafe process.pointee.senderNext &+= 1
-      unsafe process.pointee.senders[process.pointee.senderNext & 3] = socket
-    }
+    if unsafe !mn_is_sender(socket) { unsafe mn_sender_note(socket) }
   }
 
-  private enum Enqueued { case done, full, reentered }
+  private enum Enqueued { case done, full, reentered, moved }
 
   /// Copies the datagram into the TX ring and publishes it.
   @inline(__always)
-  private static func enqueue(_ socket: SocketPointer, _ call: inout SendCall, _ destination: Name, _ options: SendOptions)
+  private static func enqueue(_ socket: SocketPointer, _ call: inout SendCall, _ destination: Name, _ options: SendOptions, _ judgement: Judgement)
     -> Enqueued
   {
-    let lock = unsafe word(socket, Int(MN_OFFSET_ENDPOINT_TX_LOCK))
+    let endpoint = unsafe socket.pointee.endpoint.unsafelyUnwrapped
+    let lock = unsafe UnsafeMutableRawPointer(endpoint) + Int(MN_OFFSET_ENDPOINT_TX_LOCK)
     guard unsafe Lock.acquire(lock) else { return .reentered }
     defer { unsafe Lock.release(lock) }
     // (Another thread has just given the endpoint up.)
     if unsafe socket.pointee.engineLost { return .reentered }
-    unsafe socket.pointee.writer.pointee.resume()
-    guard let record = unsafe socket.pointee.writer.pointee.reserve(call.size) else { return .full }
-    let endpoint = unsafe socket.pointee.endpoint.unsafelyUnwrapped
+    // (Or shown the socket to a new daemon: the lock is the old one's.)
+    if unsafe socket.pointee.endpoint != endpoint { return .moved }
+    let writer = unsafe socket.pointee.writer
+    unsafe writer.pointee.resume()
+    guard let record = unsafe writer.pointee.reserve(call.size) else { return .full }
     let header = unsafe record.header
-    var flags = unsafe Int(socket.pointee.cachedFlags)
+    var flags = judgement.recordFlags
     unsafe header.pointee.remote = destination.mapped
     unsafe header.pointee.remote_port = destination.port
     if options.hasSource {
       flags |= MN_RECORD_LOCAL_ADDRESS
       unsafe header.pointee.local = Name(address: options.source, port: 0).mapped
     }
-    if unsafe options.hasTTL || endpoint.pointee.ttl_set != 0 {
+    if unsafe options.hasTTL || mn_endpoint_ttl_set(endpoint) != 0 {
       flags |= MN_RECORD_TTL
-      unsafe header.pointee.ttl = options.hasTTL ? options.ttl : endpoint.pointee.ttl
+      unsafe header.pointee.ttl = options.hasTTL ? options.ttl : mn_endpoint_ttl(endpoint)
     }
-    if unsafe options.hasTOS || endpoint.pointee.tos_set != 0 {
+    if unsafe options.hasTOS || mn_endpoint_tos_set(endpoint) != 0 {
       flags |= MN_RECORD_TOS
-      unsafe header.pointee.tos = options.hasTOS ? options.tos : endpoint.pointee.tos
+      unsafe header.pointee.tos = options.hasTOS ? options.tos : mn_endpoint_tos(endpoint)
     }
-    if unsafe endpoint.pointee.mtu_discover == UInt32(MN_IP_PMTUDISC_DO) { flags |= MN_RECORD_DONT_FRAGMENT }
+    if unsafe mn_endpoint_mtu_discover(endpoint) == UInt32(MN_IP_PMTUDISC_DO) { flags |= MN_RECORD_DONT_FRAGMENT }
     unsafe header.pointee.flags = UInt16(truncatingIfNeeded: flags)
     unsafe header.pointee.segment = options.segment
 
@@ -254,8 +286,8 @@ extension Socket {
       left -= size
       index += 1
     }
-    unsafe socket.pointee.writer.pointee.commit(record)
-    unsafe socket.pointee.writer.pointee.publish()
+    unsafe writer.pointee.commit(record)
+    unsafe writer.pointee.publish()
     return .done
   }
 
@@ -277,26 +309,40 @@ extension Socket {
     }
   }
 
-  /// Where a datagram to `destination` goes. The outcome is remembered for the last destination; whether a local
-  /// endpoint listens there is asked every time, because programs come and go.
+  /// What the rules say of a datagram to `destination`: remembered for the last one.
+  ///
+  /// - Parameter attachments: of the socket, read before.
   @inline(__always)
-  static func verdict(_ socket: SocketPointer, _ process: ProcessPointer, _ directory: Directory, _ destination: Name) -> Verdict {
+  static func judge(
+    _ socket: SocketPointer, _ process: ProcessPointer, _ directory: Directory, _ destination: Name, _ attachments: UInt32
+  ) -> Judgement {
     let generation = directory.rulesGeneration
-    if unsafe socket.pointee.cached != destination || socket.pointee.cachedGeneration != generation {
-      unsafe classify(socket, process, directory, destination)
+    let known = unsafe Judgement(word: socket.pointee.judgement, generation: generation)
+    if unsafe known.word & ~0xf == Judgement(destination, generation, attachments).word
+      && socket.pointee.judgedBy == UInt64(generation) << 32 | UInt64(attachments)
+    {
+      return known
     }
-    if unsafe !socket.pointee.cachedToMachnet { return .kernel }
-    if unsafe socket.pointee.engineLost || (socket.pointee.refused && socket.pointee.refusedGeneration == generation) {
-      return unsafe socket.pointee.cachedLossIsError && socket.pointee.engineLost && socket.pointee.retired == .no ? .down : .kernel
+    return unsafe classify(socket, process, directory, destination, attachments)
+  }
+
+  /// Where a datagram to `destination` goes. Whether a local endpoint listens there is asked every time, because programs come
+  /// and go.
+  @inline(__always)
+  static func verdict(
+    _ socket: SocketPointer, _ process: ProcessPointer, _ directory: Directory, _ destination: Name, _ judgement: Judgement
+  ) -> Verdict {
+    if !judgement.has(Judgement.toMachnet) { return .kernel }
+    if unsafe socket.pointee.engineLost || (socket.pointee.refused && socket.pointee.refusedGeneration == directory.rulesGeneration) {
+      return unsafe judgement.has(Judgement.lossIsError) && socket.pointee.engineLost && socket.pointee.retired == .no ? .down : .kernel
     }
-    let local = unsafe socket.pointee.cachedLocal
     // A local destination that no endpoint of the daemon owns is some plain program's: through the shadow.
-    if unsafe local.port == 1 && !directory.hasLocalEndpoint(
+    if unsafe judgement.has(Judgement.isLocal) && !directory.hasLocalEndpoint(
       netns: socket.pointee.netns, address: destination.address, port: destination.port)
     {
       return .kernel
     }
-    if unsafe mn_load_relaxed_u64(&process.pointee.departedUntil) != 0 && local.port == 1
+    if unsafe mn_departed_until() != 0 && judgement.has(Judgement.isLocal)
       && hasDeparted(process, netns: socket.pointee.netns, destination)
     {
       return .kernel
@@ -305,34 +351,34 @@ extension Socket {
   }
 
   @inline(never)
-  private static func classify(_ socket: SocketPointer, _ process: ProcessPointer, _ directory: Directory, _ destination: Name) {
+  private static func classify(
+    _ socket: SocketPointer, _ process: ProcessPointer, _ directory: Directory, _ destination: Name, _ attachments: UInt32
+  ) -> Judgement {
     unsafe refreshRules(process)
-    let generation = unsafe process.pointee.generation
+    let (mask, generation) = unsafe process.pointee.programMask
     let hostOwn = unsafe directory.isHostAddress(destination.address, netns: socket.pointee.netns)
     let reachable = hostOwn || directory.isEngineAddress(destination.address) || directory.route(to: destination.address) != nil
     let local = unsafe socket.pointee.local
     let source = sourceAddress(directory, bound: local.address, to: destination.address, hostOwn: hostOwn)
     let rules = directory.rules(generation: generation)
+    var judgement = Judgement(destination, generation, attachments)
     var ruledToMachnet = false
-    var lossIsError = false
-    var flags = 0
+    if hostOwn { judgement.word |= Judgement.isLocal }
     if let index = unsafe rules.first(
-      program: process.pointee.mask, localAddress: source, localPort: local.port, remoteAddress: destination.address,
+      program: mask.pointee, localAddress: source, localPort: local.port, remoteAddress: destination.address,
       remotePort: destination.port)
     {
       let rule = rules.rule(index)
       ruledToMachnet = rule.path == UInt8(MN_PATH_MACHNET)
-      lossIsError = rule.on_engine_loss == UInt8(MN_LOSS_ERROR)
-      if rule.transport == UInt8(MN_TRANSPORT_MACHNET) { flags = MN_RECORD_MACHNET }
+      if rule.on_engine_loss == UInt8(MN_LOSS_ERROR) { judgement.word |= Judgement.lossIsError }
+      if rule.transport == UInt8(MN_TRANSPORT_MACHNET) { judgement.word |= Judgement.bySession }
     }
     // (What a rule leads to Machnet and no interface reaches may be reachable tomorrow.)
-    if !ruledToMachnet { unsafe mn_head_remember(&socket.pointee.head, destination.address, destination.port, generation) }
-    unsafe socket.pointee.cached = destination
-    unsafe socket.pointee.cachedLocal = Name(address: source, port: hostOwn ? 1 : 0)
-    unsafe socket.pointee.cachedToMachnet = ruledToMachnet && reachable
-    unsafe socket.pointee.cachedLossIsError = lossIsError
-    unsafe socket.pointee.cachedFlags = UInt16(flags)
-    unsafe socket.pointee.cachedGeneration = generation
+    if !ruledToMachnet { unsafe mn_head_remember(socket, destination.address, destination.port, generation) }
+    if ruledToMachnet && reachable { judgement.word |= Judgement.toMachnet }
+    unsafe socket.pointee.judgedBy = UInt64(generation) << 32 | UInt64(attachments)
+    unsafe socket.pointee.judgement = judgement.word
+    return judgement
   }
 
   /// What the engine had not taken when it was lost goes out by the shadow. The caller holds the process's lock.
@@ -372,7 +418,7 @@ extension Socket {
   static func cork(_ socket: SocketPointer, _ corked: Bool) {
     unsafe socket.pointee.corked = corked
     // The short way does not ask.
-    unsafe mn_store_relaxed_u64(&socket.pointee.plan.key, 0)
+    unsafe forgetPlan(socket)
   }
 
   /// UDP_CORK.
@@ -385,8 +431,7 @@ extension Socket {
   private static func countedOnShadow(_ socket: SocketPointer, _ call: SendCall) -> Int {
     let result = call.onShadow()
     if let endpoint = unsafe socket.pointee.endpoint, result >= 0 {
-      unsafe endpoint.pointee.kernel_tx_datagrams &+= 1
-      unsafe endpoint.pointee.kernel_tx_bytes &+= UInt64(result)
+      unsafe mn_endpoint_count_sent(endpoint, Int64(result))
     }
     return result
   }
@@ -395,7 +440,7 @@ extension Socket {
   static func engineIsGone(_ socket: SocketPointer, _ process: ProcessPointer) -> Bool {
     if unsafe socket.pointee.engineLost { return true }
     let now = mn_cycles()
-    let head = unsafe socket.pointee.writer.pointee.pending
+    let head = unsafe unsent(socket)
     if unsafe head != socket.pointee.progressHead {
       unsafe socket.pointee.progressHead = head
       unsafe socket.pointee.progress = now

@@ -1,6 +1,7 @@
 public import CMachnetABI
 public import CTrampoline
 import ShimChannel
+import Synchronization
 
 /// How a wait ended.
 enum Waited {
@@ -32,13 +33,13 @@ enum Wait {
   ///   - fd: the same; after a sleep the hidden one, which stays what it is.
   ///   - mask: the program's, for sleeps.
   static func readable(_ socket: SocketPointer, _ number: Int32, _ fd: inout Int32, _ mask: UInt64) -> Waited {
-    let timeout = unsafe socket.pointee.endpoint.unsafelyUnwrapped.pointee.receive_timeout
+    let timeout = unsafe mn_endpoint_receive_timeout(socket.pointee.endpoint.unsafelyUnwrapped)
     return unsafe wait(socket, number, &fd, mask, timeout, forInput: true)
   }
 
   /// Waits until the TX ring has room.
   static func writable(_ socket: SocketPointer, _ number: Int32, _ fd: inout Int32, _ mask: UInt64) -> Waited {
-    let timeout = unsafe socket.pointee.endpoint.unsafelyUnwrapped.pointee.send_timeout
+    let timeout = unsafe mn_endpoint_send_timeout(socket.pointee.endpoint.unsafelyUnwrapped)
     return unsafe wait(socket, number, &fd, mask, timeout, forInput: false)
   }
 
@@ -79,15 +80,15 @@ enum Wait {
   /// The shadow may have been shut down unseen: by another process, or by a call that was under way when it was made.
   @inline(never)
   private static func noteShutdown(_ socket: SocketPointer, _ shadow: mn_pollfd) {
-    if shadow.returned & Int16(MN_POLLRDHUP) != 0 { _ = unsafe mn_fetch_or_u32(&socket.pointee.shut, UInt32(MN_SOCKET_SHUTDOWN_READ)) }
+    if shadow.returned & Int16(MN_POLLRDHUP) != 0 { unsafe socket.pointee.shut.bitwiseOr(UInt32(MN_SOCKET_SHUTDOWN_READ), ordering: .relaxed) }
   }
 
   /// The eventfd that tells those who wait on an undecided socket's shadow that it has its endpoint.
   ///
   /// - Returns: nil when it has it already.
   static func kick(_ socket: SocketPointer) -> Int32? {
-    guard let process = unsafe process, unsafe Lock.acquire(&process.pointee.lock) else { return nil }
-    defer { unsafe Lock.release(&process.pointee.lock) }
+    guard let process = unsafe process, unsafe Lock.acquire(process) else { return nil }
+    defer { unsafe Lock.release(process) }
     if unsafe !socket.pointee.undecided { return nil }
     if unsafe socket.pointee.kick < 0 {
       let fd = mn_sys_eventfd()
@@ -142,10 +143,10 @@ enum Wait {
       left = Loss.limit(left)
       // Another thread's wait for input may swallow the signal for room: never asleep for long without a look.
       if !forInput { left = left < 0 ? roomLook : min(left, roomLook) }
-      if let endpoint = unsafe socket.pointee.endpoint { unsafe endpoint.pointee.app_wakeups &+= 1 }
+      if let endpoint = unsafe socket.pointee.endpoint { unsafe mn_endpoint_count_wakeup(endpoint) }
       if let outcome = unsafe kernelLook(socket, process, number, fd, left, &mask, forInput, timeout) { return outcome }
       if unsafe isReady(socket, forInput) { return .ready }
-      if unsafe socket.pointee.kind != Kind.socket { break }
+      if unsafe socket.kind != Kind.socket { break }
     }
     return .failed(MN_EBADF)
   }
@@ -214,8 +215,7 @@ enum Wait {
     var consumed = false
     let state = unsafe mn_load_relaxed_u32(word)
     if forInput && state == UInt32(MN_WAIT_SIGNALLED) {
-      var count: UInt64 = 0
-      consumed = unsafe mn_sys_read(socket.pointee.event, &count, 8) == 8
+      consumed = unsafe drain(socket)
       unsafe roomSignalled(socket)
     }
     // Sequentially consistent: the word is visible before the ring is looked at again; pairs with the engine's fence
@@ -223,6 +223,20 @@ enum Wait {
     if state != UInt32(MN_WAIT_ARMED) { _ = unsafe mn_exchange_u32(word, UInt32(MN_WAIT_ARMED)) } else { mn_fence() }
     if unsafe !isReady(socket, forInput) { return true }
     if consumed { unsafe signal(socket, word) }
+    return false
+  }
+
+  /// Empties the eventfd.
+  ///
+  /// - Returns: whether something was in it.
+  @inline(never)
+  static func drain(_ socket: SocketPointer) -> Bool {
+    let event = unsafe socket.pointee.event
+    var count: UInt64 = 0
+    if unsafe mn_sys_read(event, &count, 8) != 8 { return false }
+    if unsafe socket.pointee.event == event { return true }
+    // Another thread has closed the socket, and the number may be another's by now: what it says is not ours to take.
+    _ = unsafe mn_sys_write(event, &count, 8)
     return false
   }
 
@@ -238,9 +252,8 @@ enum Wait {
   /// that sends to itself and then looks without waiting must find it: so before such a look says "nothing", what this
   /// process sent last is given the time to land. The caller looks again in any case: it may have landed just now.
   static func letLand() {
-    guard let process = unsafe process else { return }
-    for place in 0..<4 {
-      guard let sender = unsafe process.pointee.senders[place], unsafe sender.pointee.isOffloaded else { continue }
+    for place in 0..<UInt32(MN_SENDERS) {
+      guard let sender = unsafe mn_sender(place)?.assumingMemoryBound(to: Socket.self), unsafe sender.pointee.isOffloaded else { continue }
       var limit: UInt64 = 0
       while unsafe sender.pointee.isOffloaded && Socket.hasUnsent(sender) {
         // An engine that was asleep needs some 100 us to be there; one that is away for long is not waited for.
@@ -328,24 +341,30 @@ enum Loss {
   /// The longest that a call may sleep: for ever, or until the next look for a daemon.
   @inline(never)
   static func limit(_ left: Int64) -> Int64 {
-    guard let process = unsafe process, unsafe process.pointee.lostSockets > 0 else { return left }
+    guard let process = unsafe process, unsafe process.pointee.lostSockets.load(ordering: .relaxed) > 0 else { return left }
     return left < 0 ? retry : min(left, retry)
   }
 
   /// Asks the control connection; if the daemon has gone, every socket goes back to its shadow.
   ///
   /// - Returns: whether the daemon is gone.
+  @inline(never)
   static func check(_ process: ProcessPointer) -> Bool {
-    let connection = unsafe Process.connection(process)
-    if connection >= 0 {
-      var entry = mn_pollfd(descriptor: connection, events: 0, returned: 0)
-      var none = mn_timespec(seconds: 0, nanoseconds: 0)
-      if unsafe mn_sys_ppoll(&entry, 1, &none, nil) <= 0 || entry.returned == 0 { return false }
-    }
-    guard unsafe Lock.acquire(&process.pointee.lock) else { return true }
-    defer { unsafe Lock.release(&process.pointee.lock) }
-    unsafe all(process)
+    if unsafe !hasGone(process) { return false }
+    guard unsafe Lock.acquire(process) else { return true }
+    defer { unsafe Lock.release(process) }
+    // (Another thread may have noticed before, and have found a new daemon since.)
+    if unsafe hasGone(process) { unsafe all(process) }
     return true
+  }
+
+  @inline(never)
+  private static func hasGone(_ process: ProcessPointer) -> Bool {
+    let connection = unsafe Process.connection(process)
+    if connection < 0 { return true }
+    var entry = mn_pollfd(descriptor: connection, events: 0, returned: 0)
+    var none = mn_timespec(seconds: 0, nanoseconds: 0)
+    return unsafe mn_sys_ppoll(&entry, 1, &none, nil) > 0 && entry.returned != 0
   }
 
   /// Every socket goes back to its shadow: the connection has hung up, or its daemon does not answer and must be left, which ends
@@ -354,10 +373,7 @@ enum Loss {
   static func all(_ process: ProcessPointer) {
     unsafe mn_log(2, "the daemon has gone: every socket goes on through the kernel", 0, 0)
     unsafe Control.lose(process)
-    while unsafe process.pointee.lifelineCount > 0 {
-      unsafe process.pointee.lifelineCount -= 1
-      unsafe Process.drop(&process.pointee.lifelines[process.pointee.lifelineCount])
-    }
+    unsafe process.pointee.dropLifelines()
     unsafe process.pointee.lastAttempt = mn_sys_nanoseconds()
     for index in 0..<(unsafe process.pointee.channelCount) {
       unsafe process.pointee.channels[index].full = true
@@ -374,36 +390,39 @@ enum Loss {
       unsafe Socket.flushToShadow(socket)
     }
     // (Those that an earlier loss took are still to come back.)
-    unsafe process.pointee.lostSockets += lost
+    unsafe process.pointee.lostSockets.wrappingAdd(lost, ordering: .relaxed)
   }
 
   /// A slow daemon is asked again in a second.
   @inline(never)
   static func postpone(_ process: ProcessPointer) {
     unsafe process.pointee.lastAttempt = mn_sys_nanoseconds()
-    unsafe process.pointee.lostSockets += 1
+    unsafe process.pointee.lostSockets.wrappingAdd(1, ordering: .relaxed)
   }
 
   /// Looks for a new daemon, once a second at most, and shows it the sockets that the old one served; or for the answer of a slow
   /// one, and asks it what had to wait.
   @inline(never)
   static func reattach() {
-    guard let process = unsafe process, unsafe process.pointee.lostSockets > 0,
+    guard let process = unsafe process, unsafe process.pointee.lostSockets.load(ordering: .relaxed) > 0,
       unsafe mn_sys_nanoseconds() &- process.pointee.lastAttempt >= 1_000_000_000,
-      unsafe Lock.acquire(&process.pointee.lock)
+      unsafe Lock.acquire(process)
     else { return }
     let found = unsafe Control.finishGreeting(process) && Control.hasCaughtUp(process)
-    if found { unsafe Process.refreshMask(process) }
-    unsafe Lock.release(&process.pointee.lock)
+    if found {
+      unsafe Process.refreshMask(process)
+      // Those that do not come back below count themselves again. (Under the lock: another thread counts what it loses meanwhile.)
+      unsafe process.pointee.lostSockets.store(0, ordering: .relaxed)
+    }
+    unsafe Lock.release(process)
     if !found { return }
     unsafe mn_log(2, "the daemon is back", 0, 0)
-    unsafe process.pointee.lostSockets = 0
     unsafe process.pointee.sockets.forEach { socket in
       let isLost = unsafe socket.pointee.endpoint != nil && socket.pointee.engineLost
       guard unsafe isLost || socket.pointee.awaits, unsafe socket.pointee.fd >= 0 && socket.pointee.retired == .no else { return }
       // What the old rings still hold is delivered first; the next receive tries again.
       if unsafe isLost && Socket.hasInput(socket) {
-        unsafe process.pointee.lostSockets += 1
+        unsafe process.pointee.lostSockets.wrappingAdd(1, ordering: .relaxed)
         return
       }
       let known = unsafe Socket.kernelName(socket.pointee.fd, socket.pointee.domain, peer: true)
@@ -413,7 +432,7 @@ enum Loss {
         return
       }
       if unsafe !Socket.attach(socket, socket.pointee.fd, peer: peer) && process.pointee.control < 0 {
-        unsafe process.pointee.lostSockets += 1
+        unsafe process.pointee.lostSockets.wrappingAdd(1, ordering: .relaxed)
       }
     }
   }

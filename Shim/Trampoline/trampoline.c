@@ -89,8 +89,8 @@ int mn_hook_connect(void *entry, int fd, const void *address, uint32_t length);
 ssize_t mn_hook_sendto(void *entry, int fd, const void *data, size_t size, int flags, const void *address, uint32_t length);
 ssize_t mn_hook_sendmsg(void *entry, int fd, const struct mn_msghdr *message, int flags);
 int mn_hook_sendmmsg(void *entry, int fd, struct mn_mmsghdr *messages, unsigned count, int flags);
-ssize_t mn_quick_sendto(int fd, const void *data, size_t size, int flags, const void *address, uint32_t length);
-ssize_t mn_quick_recvfrom(int fd, void *data, size_t size, int flags, void *address, uint32_t *length);
+ssize_t mn_quick_sendto(void *entry, const void *data, size_t size, uint64_t call, const void *address, uint32_t length);
+ssize_t mn_quick_recvfrom(void *entry, void *data, size_t size, uint64_t call, void *address, uint32_t *length);
 ssize_t mn_hook_recvfrom(void *entry, int fd, void *data, size_t size, int flags, void *address, uint32_t *length);
 ssize_t mn_hook_recvmsg(void *entry, int fd, struct mn_msghdr *message, int flags);
 int mn_hook_recvmmsg(void *entry, int fd, struct mn_mmsghdr *messages, unsigned count, int flags, struct mn_timespec *timeout);
@@ -123,14 +123,18 @@ void mn_hook_fork_child(void);
 void **mn_table;
 uint32_t mn_table_length, mn_table_end;
 uint32_t mn_watched_count;
+void *mn_senders[MN_SENDERS], *mn_last_sender;
+uint64_t mn_departed_limit;
 void *mn_process;
+struct mn_ring mn_empty_ring;
 static const uint32_t no_rules;
 const uint32_t *mn_rules_word = &no_rules;
 uint32_t mn_rules_shift;
 
 static inline __attribute__((always_inline)) void *lookup(int fd) {
-  return LIKELY((uint32_t)fd >= mn_table_length) ? NULL : __atomic_load_n(&mn_table[fd], __ATOMIC_ACQUIRE);
+  return LIKELY((uint32_t)fd >= MN_PEEK(mn_table_length)) ? NULL : __atomic_load_n(&mn_table[fd], __ATOMIC_ACQUIRE);
 }
+static inline __attribute__((always_inline)) uint32_t watched_count(void) { return MN_PEEK(mn_watched_count); }
 // Entry of a socket or epoll; internal descriptors are not the program's to use.
 static inline __attribute__((always_inline)) void *entry_of(int fd) {
   void *entry = lookup(fd);
@@ -427,8 +431,15 @@ uint64_t mn_sys_nanoseconds(void) {
   return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+void mn_sender_note(void *socket) {
+  static uint32_t turn;
+  __atomic_store_n(&mn_last_sender, socket, __ATOMIC_RELAXED);
+  // (Threads that alternate take more than one place each.)
+  __atomic_store_n(&mn_senders[__atomic_fetch_add(&turn, 1, __ATOMIC_RELAXED) % MN_SENDERS], socket, __ATOMIC_RELAXED);
+}
+
 bool mn_table_set(int32_t fd, void *entry) {
-  if ((uint32_t)fd >= mn_table_length) return false;
+  if ((uint32_t)fd >= mn_table_size()) return false;
   uint32_t end = mn_table_used();
   while (entry && (uint32_t)fd >= end &&
          !__atomic_compare_exchange_n(&mn_table_end, &end, (uint32_t)fd + 1, false, __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {
@@ -547,15 +558,18 @@ INLINE bool kernel_takes_plainly(const struct mn_head *head, const void *address
   memcpy(&key, address, sizeof key);
   return is_kernel_flow(head, key ^ mn_rules_now());
 }
+INLINE struct mn_endpoint *endpoint_of(const struct mn_head *head) {
+  return __atomic_load_n(&__atomic_load_n(&head->look, __ATOMIC_ACQUIRE)->endpoint, __ATOMIC_RELAXED);
+}
 SLOW bool kernel_takes(const struct mn_head *head, const void *address, size_t length) {
   if (__atomic_load_n(&head->receive, __ATOMIC_ACQUIRE) == MN_RECEIVE_ASK) return false;
   uint16_t now = mn_rules_now();
   if (__atomic_load_n(&head->kernel_always, __ATOMIC_RELAXED) == (MN_KERNEL_ALWAYS | now)) return true;
   if (!address) {
-    const struct mn_endpoint *endpoint = __atomic_load_n(&head->look, __ATOMIC_ACQUIRE)->endpoint;
+    const struct mn_endpoint *endpoint = endpoint_of(head);
     if (!endpoint) return true;
-    if (!(__atomic_load_n(&endpoint->flags, __ATOMIC_RELAXED) & MN_SOCKET_CONNECTED)) return false;
-    return is_kernel_flow(head, mn_flow_key(head->family, htons(endpoint->peer_port), endpoint->peer.words[3], now));
+    if (!(mn_endpoint_flags(endpoint) & MN_SOCKET_CONNECTED)) return false;
+    return is_kernel_flow(head, mn_flow_key(mn_head_family(head), htons(mn_endpoint_peer_port(endpoint)), mn_endpoint_peer_address(endpoint), now));
   }
   uint32_t words[6] = {0};
   memcpy(words, address, length < sizeof words ? length : sizeof words);
@@ -566,34 +580,30 @@ SLOW bool kernel_takes(const struct mn_head *head, const void *address, size_t l
   return false;
 }
 
-// `machnet status` shows what went by the shadow. (Threads may lose each other's counts: an atomic addition costs more than
-// all the rest.)
-INLINE void count(uint64_t *datagrams, uint64_t *bytes, ssize_t size) {
-  __atomic_store_n(datagrams, __atomic_load_n(datagrams, __ATOMIC_RELAXED) + 1, __ATOMIC_RELAXED);
-  __atomic_store_n(bytes, __atomic_load_n(bytes, __ATOMIC_RELAXED) + (uint64_t)size, __ATOMIC_RELAXED);
-}
 INLINE ssize_t count_sent(const struct mn_head *head, ssize_t size) {
-  struct mn_endpoint *endpoint = head->look->endpoint;
-  if (endpoint && LIKELY(size >= 0)) count(&endpoint->kernel_tx_datagrams, &endpoint->kernel_tx_bytes, size);
+  struct mn_endpoint *endpoint = endpoint_of(head);
+  if (endpoint && LIKELY(size >= 0)) mn_endpoint_count_sent(endpoint, size);
   return size;
 }
 
 // Whether a receive may ask the shadow alone: the rings hold nothing. That is only a look: whoever finds the shadow empty,
 // too, goes the long way, which waits on both.
 INLINE bool rings_are_empty(const struct mn_look *look) {
-  if (!look->endpoint) return true;
-  const uint8_t *ring = look->rings;
-  for (uint32_t left = look->count; left; left--, ring += look->stride)
+  if (!MN_PEEK(look->endpoint)) return true;
+  const struct mn_endpoint *endpoint = __atomic_load_n(&look->endpoint, __ATOMIC_RELAXED);
+  const uint8_t *ring = __atomic_load_n(&look->rings, __ATOMIC_RELAXED);
+  uint64_t stride = __atomic_load_n(&look->stride, __ATOMIC_RELAXED);
+  for (uint32_t left = __atomic_load_n(&look->count, __ATOMIC_RELAXED); left; left--, ring += stride)
     // Acquire: pairs with the engine's publish.
     if (__atomic_load_n((const uint64_t *)ring, __ATOMIC_ACQUIRE) != __atomic_load_n((const uint64_t *)(ring + 64), __ATOMIC_RELAXED))
       return false;
-  return !__atomic_load_n(&look->endpoint->error, __ATOMIC_RELAXED);
+  return !__atomic_load_n(&endpoint->error, __ATOMIC_RELAXED);
 }
 // The end of a system call on the shadow that did not say EAGAIN.
 INLINE ssize_t count_received(const struct mn_head *head, long result) {
   if (UNLIKELY(result < 0)) return errno = (int)-result, -1;
-  struct mn_endpoint *endpoint = head->look->endpoint;
-  if (endpoint) count(&endpoint->kernel_rx_datagrams, &endpoint->kernel_rx_bytes, result);
+  struct mn_endpoint *endpoint = endpoint_of(head);
+  if (endpoint) mn_endpoint_count_received(endpoint, result);
   return result;
 }
 
@@ -616,7 +626,7 @@ SLOW bool is_stale(int fd, int saved) {
 EXPORT int socket(int domain, int type, int protocol) {
   int fd = made(REAL(socket)(domain, type, protocol));
   // The prefilter is cheap and wide; Swift decides.
-  if (fd >= 0 && mn_process && (type & MN_SOCK_TYPE_MASK) == SOCK_DGRAM && (domain == AF_INET || domain == AF_INET6))
+  if (fd >= 0 && mn_process_get() && (type & MN_SOCK_TYPE_MASK) == SOCK_DGRAM && (domain == AF_INET || domain == AF_INET6))
     mn_hook_socket_made(fd, domain, type, protocol);
   return fd;
 }
@@ -640,13 +650,15 @@ int64_t mn_slow_sendto(int fd, const void *data, size_t size, int flags, const v
   struct mn_head *head = entry_of(fd);
   if (!head) return REAL(sendto)(fd, data, size, flags, address, length);
   if (!kernel_takes(head, address, length)) return mn_hook_sendto(head, fd, data, size, flags, address, length);
-  head->quick = 0;
+  mn_head_set_quick(head, false);
   return shadow_sendto(fd, data, size, flags, address, length);
 }
+// Descriptor and flags in one register.
+INLINE uint64_t quick_call(int fd, int flags) { return (uint64_t)(uint32_t)fd << 32 | (uint32_t)flags; }
 INLINE ssize_t send_to(struct mn_head *head, int fd, const void *data, size_t size, int flags, const struct sockaddr *address, socklen_t length) {
-  if (head->quick) return mn_quick_sendto(fd, data, size, flags, address, length);
+  if (MN_PEEK(head->quick)) return mn_quick_sendto(head, data, size, quick_call(fd, flags), address, length);
   if (!kernel_takes_plainly(head, address, length)) return mn_slow_sendto(fd, data, size, flags, address, length);
-  return head->look->endpoint ? shadow_sendto(fd, data, size, flags, address, length)
+  return MN_PEEK(MN_PEEK(head->look)->endpoint) ? shadow_sendto(fd, data, size, flags, address, length)
                               : real.sendto(fd, data, size, flags, address, length);
 }
 EXPORT ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *address, socklen_t length) {
@@ -679,7 +691,7 @@ static void pass(int fd) {
 }
 static void receive_made(int fd) { mn_hook_inherited(made(fd)); }
 INLINE bool may_carry_descriptors(const struct msghdr *message) {
-  return UNLIKELY(mn_process != NULL) && message && message->msg_control && message->msg_controllen >= CMSG_LEN(sizeof(int));
+  return UNLIKELY(mn_process_get() != NULL) && message && message->msg_control && message->msg_controllen >= CMSG_LEN(sizeof(int));
 }
 
 SLOW ssize_t slow_sendmsg(int fd, const struct msghdr *message, int flags) {
@@ -713,7 +725,7 @@ SLOW int slow_sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int fla
   return sent;
 }
 EXPORT int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags) {
-  return PASSES(fd, sendmmsg) && LIKELY(!mn_table_length) ? real.sendmmsg(fd, messages, count, flags) : slow_sendmmsg(fd, messages, count, flags);
+  return PASSES(fd, sendmmsg) && LIKELY(!MN_PEEK(mn_table_length)) ? real.sendmmsg(fd, messages, count, flags) : slow_sendmmsg(fd, messages, count, flags);
 }
 // glibc's resolver calls it by this name.
 EXPORT int __sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags) {
@@ -737,8 +749,8 @@ INLINE ssize_t receive(struct mn_head *head, int fd, void *data, size_t size, in
   case MN_RECEIVE_KERNEL: return real.recvfrom(fd, data, size, flags, address, length);
   case MN_RECEIVE_LOOK:
     // Where the last datagram came by a ring, the next one will: no system call first.
-    return head->by_shadow ? shadow_recvfrom(fd, data, size, flags, address, length)
-                           : mn_quick_recvfrom(fd, data, size, flags, address, length);
+    return MN_PEEK(head->by_shadow) ? shadow_recvfrom(fd, data, size, flags, address, length)
+                           : mn_quick_recvfrom(head, data, size, quick_call(fd, flags), address, length);
   default: return mn_slow_recvfrom(fd, data, size, flags, address, length);
   }
 }
@@ -760,8 +772,9 @@ SLOW ssize_t slow_recvmsg(int fd, struct msghdr *message, int flags) {
     if (n >= 0 && may_carry_descriptors(message)) each_passed(message, receive_made);
     return n;
   }
-  if (head->receive == MN_RECEIVE_KERNEL) return real.recvmsg(fd, message, flags);
-  if (head->receive == MN_RECEIVE_LOOK && head->by_shadow && !(flags & MSG_ERRQUEUE) && rings_are_empty(__atomic_load_n(&head->look, __ATOMIC_ACQUIRE))) {
+  uint32_t way = mn_head_receive(head);
+  if (way == MN_RECEIVE_KERNEL) return real.recvmsg(fd, message, flags);
+  if (way == MN_RECEIVE_LOOK && mn_head_by_shadow(head) && !(flags & MSG_ERRQUEUE) && rings_are_empty(__atomic_load_n(&head->look, __ATOMIC_ACQUIRE))) {
     long result = RAW(SYS_recvmsg, fd, message, flags | MSG_DONTWAIT, 0, 0, 0);
     if (result != -EAGAIN) return count_received(head, result);
   }
@@ -773,7 +786,7 @@ EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
 
 SLOW int slow_recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *timeout) {
   struct mn_head *head = entry_of(fd);
-  if (!head || head->receive == MN_RECEIVE_KERNEL) return REAL(recvmmsg)(fd, messages, count, flags, timeout);
+  if (!head || mn_head_receive(head) == MN_RECEIVE_KERNEL) return REAL(recvmmsg)(fd, messages, count, flags, timeout);
   return mn_hook_recvmmsg(head, fd, (void *)messages, count, flags, (void *)timeout);
 }
 EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *timeout) {
@@ -877,7 +890,7 @@ SMALL_BEGIN
 
 // Closes without close(2) as others see it.
 EXPORT int fclose(FILE *stream) {
-  if (UNLIKELY(mn_table_length != 0)) {
+  if (UNLIKELY(MN_PEEK(mn_table_length) != 0)) {
     int saved = errno, fd = fileno(stream);
     void *entry = entry_of(fd);
     // What it still holds goes out by the shadow.
@@ -933,16 +946,19 @@ EXPORT int open64(const char *path, int flags, ...) {
 // Tokio waits on an epoll and registers by a dup of it that was made before there was a socket. Nothing of ours was in
 // it then, so the last dups of unknown descriptors are remembered; whether they still are what they were, the kernel says.
 #define TWINS 64
-static struct { int32_t from, to; } twins[TWINS];
+static uint64_t twins[TWINS]; /* both numbers in one word: a pair is never mixed of two */
 static uint32_t twin_turn;
 static void remember_twins(int from, int to) {
   uint32_t place = __atomic_fetch_add(&twin_turn, 1, __ATOMIC_RELAXED) % TWINS;
-  twins[place].from = from;
-  twins[place].to = to;
+  __atomic_store_n(&twins[place], (uint64_t)(uint32_t)to << 32 | (uint32_t)from, __ATOMIC_RELAXED);
 }
-uint32_t mn_twin_count(void) { return twin_turn < TWINS ? twin_turn : TWINS; }
+uint32_t mn_twin_count(void) {
+  uint32_t turn = __atomic_load_n(&twin_turn, __ATOMIC_RELAXED);
+  return turn < TWINS ? turn : TWINS;
+}
 bool mn_twin_get(uint32_t index, int32_t *from, int32_t *to) {
-  *from = twins[index % TWINS].from, *to = twins[index % TWINS].to;
+  uint64_t twin = __atomic_load_n(&twins[index % TWINS], __ATOMIC_RELAXED);
+  *from = (int32_t)twin, *to = (int32_t)(twin >> 32);
   if (*from == *to) return false;
   long pid = mn_sys_process_id();
   // A filter may forbid kcmp; then dup's word stands.
@@ -972,7 +988,7 @@ EXPORT int dup3(int from, int to, int flags) { return duplicated(from, replaced(
 
 // Ranges are closed around the shim's own descriptors.
 EXPORT int close_range(unsigned first, unsigned last, int flags) {
-  if (!mn_table_length || (flags & ~CLOSE_RANGE_UNSHARE) || first > last || !mn_is_at_home()) return REAL(close_range)(first, last, flags);
+  if (!MN_PEEK(mn_table_length) || (flags & ~CLOSE_RANGE_UNSHARE) || first > last || !mn_is_at_home()) return REAL(close_range)(first, last, flags);
   unsigned begin = first;
   for (unsigned fd = first; fd <= last && fd < mn_table_used(); fd++) {
     void *entry = lookup((int)fd);
@@ -987,14 +1003,14 @@ EXPORT int close_range(unsigned first, unsigned last, int flags) {
   return begin <= last ? REAL(close_range)(begin, last, flags) : 0;
 }
 EXPORT void closefrom(int first) {
-  if (!mn_table_length) return REAL(closefrom)(first);
+  if (!MN_PEEK(mn_table_length)) return REAL(closefrom)(first);
   (void)close_range(first < 0 ? 0u : (unsigned)first, ~0u, 0);
 }
 
 static int control_descriptor(int (*call)(int, int, ...), int fd, int command, void *argument) {
   int result = call(fd, command, argument);
   if (command == F_DUPFD || command == F_DUPFD_CLOEXEC) return duplicated(fd, made(result));
-  if (LIKELY(!mn_table_length) || result < 0) return result;
+  if (LIKELY(!MN_PEEK(mn_table_length)) || result < 0) return result;
   if (command == F_SETFL) {
     void *entry = entry_of(fd);
     if (entry) mn_hook_flags_changed(entry, fd);
@@ -1059,24 +1075,24 @@ static int poll_milliseconds(struct pollfd *entries, nfds_t count, int timeout) 
   return mn_hook_poll((void *)entries, count, timeout < 0 ? NULL : &limit, NULL);
 }
 EXPORT int poll(struct pollfd *entries, nfds_t count, int timeout) {
-  return LIKELY(!mn_watched_count) ? REAL(poll)(entries, count, timeout) : poll_milliseconds(entries, count, timeout);
+  return LIKELY(!watched_count()) ? REAL(poll)(entries, count, timeout) : poll_milliseconds(entries, count, timeout);
 }
 EXPORT int ppoll(struct pollfd *entries, nfds_t count, const struct timespec *timeout, const sigset_t *mask) {
-  return LIKELY(!mn_watched_count) ? REAL(ppoll)(entries, count, timeout, mask)
+  return LIKELY(!watched_count()) ? REAL(ppoll)(entries, count, timeout, mask)
                                      : mn_hook_poll((void *)entries, count, (const void *)timeout, mask);
 }
 EXPORT int __poll_chk(struct pollfd *entries, nfds_t count, int timeout, size_t room) {
-  return LIKELY(!mn_watched_count) || room / sizeof *entries < count ? REAL(__poll_chk)(entries, count, timeout, room)
+  return LIKELY(!watched_count()) || room / sizeof *entries < count ? REAL(__poll_chk)(entries, count, timeout, room)
                                                                        : poll_milliseconds(entries, count, timeout);
 }
 EXPORT int __ppoll_chk(struct pollfd *entries, nfds_t count, const struct timespec *timeout, const sigset_t *mask, size_t room) {
-  return LIKELY(!mn_watched_count) || room / sizeof *entries < count
+  return LIKELY(!watched_count()) || room / sizeof *entries < count
              ? REAL(__ppoll_chk)(entries, count, timeout, mask, room)
              : mn_hook_poll((void *)entries, count, (const void *)timeout, mask);
 }
 
 EXPORT int select(int count, fd_set *read, fd_set *write, fd_set *except, struct timeval *timeout) {
-  if (LIKELY(!mn_watched_count) || (timeout && (timeout->tv_sec < 0 || timeout->tv_usec < 0)))
+  if (LIKELY(!watched_count()) || (timeout && (timeout->tv_sec < 0 || timeout->tv_usec < 0)))
     return REAL(select)(count, read, write, except, timeout);
   struct mn_timespec limit = {0, 0}, remaining = {0, 0};
   if (timeout) limit = (struct mn_timespec){timeout->tv_sec + timeout->tv_usec / 1000000, timeout->tv_usec % 1000000 * 1000};
@@ -1086,7 +1102,7 @@ EXPORT int select(int count, fd_set *read, fd_set *write, fd_set *except, struct
   return result;
 }
 EXPORT int pselect(int count, fd_set *read, fd_set *write, fd_set *except, const struct timespec *timeout, const sigset_t *mask) {
-  if (LIKELY(!mn_watched_count)) return REAL(pselect)(count, read, write, except, timeout, mask);
+  if (LIKELY(!watched_count())) return REAL(pselect)(count, read, write, except, timeout, mask);
   struct mn_timespec remaining;
   return mn_hook_select(count, read, write, except, (const void *)timeout, mask, &remaining);
 }
@@ -1094,7 +1110,7 @@ EXPORT int pselect(int count, fd_set *read, fd_set *write, fd_set *except, const
 EXPORT int epoll_create(int size) { return made(REAL(epoll_create)(size)); }
 EXPORT int epoll_create1(int flags) { return made(REAL(epoll_create1)(flags)); }
 EXPORT int epoll_ctl(int epfd, int operation, int fd, struct epoll_event *event) {
-  if (LIKELY(!mn_table_length)) return REAL(epoll_ctl)(epfd, operation, fd, event);
+  if (LIKELY(!MN_PEEK(mn_table_length))) return REAL(epoll_ctl)(epfd, operation, fd, event);
   void *socket = entry_of(fd);
   return LIKELY(!socket) ? REAL(epoll_ctl)(epfd, operation, fd, event)
                          : mn_hook_epoll_ctl(socket, epfd, operation, fd, event);
@@ -1234,7 +1250,7 @@ EXPORT long syscall(long number, ...) {
   long a = va_arg(list, long), b = va_arg(list, long), c = va_arg(list, long), d = va_arg(list, long), e = va_arg(list, long),
        f = va_arg(list, long);
   va_end(list);
-  if (LIKELY(!mn_table_length)) return REAL(syscall)(number, a, b, c, d, e, f);
+  if (LIKELY(!MN_PEEK(mn_table_length))) return REAL(syscall)(number, a, b, c, d, e, f);
   switch (number) {
   case SYS_socket: return socket((int)a, (int)b, (int)c);
   case SYS_bind: return bind((int)a, (void *)b, (socklen_t)c);

@@ -78,6 +78,14 @@ enum {
 
 // ------------------------------------------------------------------------------------------- the descriptor table
 
+/// A word that another thread may change, looked at where each instruction counts. x86-64 does the same for either form, but a
+/// compiler folds only the plain one into what is done with it. (Nothing here is read twice in one call.)
+#if defined(__x86_64__) && !__has_feature(thread_sanitizer)
+#define MN_PEEK(word) (word)
+#else
+#define MN_PEEK(word) __atomic_load_n(&(word), __ATOMIC_ACQUIRE)
+#endif
+
 /// Not looked up through the global offset table: the library's own.
 #define MN_HIDDEN __attribute__((visibility("hidden")))
 
@@ -91,6 +99,23 @@ extern MN_HIDDEN uint32_t mn_table_end;
 extern MN_HIDDEN uint32_t mn_watched_count;
 /// The process's state, owned by the Swift half.
 extern MN_HIDDEN void *mn_process;
+
+/// The sockets that sent last (`Wait.letLand`), and the last of them.
+enum { MN_SENDERS = 4 };
+extern MN_HIDDEN void *mn_senders[MN_SENDERS], *mn_last_sender;
+static inline void *mn_sender(uint32_t place) { return __atomic_load_n(&mn_senders[place % MN_SENDERS], __ATOMIC_RELAXED); }
+static inline bool mn_is_sender(const void *socket) { return __atomic_load_n(&mn_last_sender, __ATOMIC_RELAXED) == socket; }
+void mn_sender_note(void *socket);
+
+/// Until when it matters that this process has lately given up local names (`Socket.hasDeparted`), CLOCK_MONOTONIC ns; 0: it has not.
+extern MN_HIDDEN uint64_t mn_departed_limit;
+static inline uint64_t mn_departed_until(void) { return __atomic_load_n(&mn_departed_limit, __ATOMIC_ACQUIRE); }
+/// Release: the names are there before.
+static inline void mn_departed_begin(uint64_t until) { __atomic_store_n(&mn_departed_limit, until, __ATOMIC_RELEASE); }
+/// Unless another has begun since.
+static inline void mn_departed_end(uint64_t until) {
+  __atomic_compare_exchange_n(&mn_departed_limit, &until, 0, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+}
 
 /// What a trampoline must see of a socket's rings to leave a receive to the kernel. Never changed once published.
 struct mn_look {
@@ -130,15 +155,20 @@ extern MN_HIDDEN const uint32_t *mn_rules_word;
 extern MN_HIDDEN uint32_t mn_rules_shift;
 
 /// The low 16 bits: a verdict that outlives 65,536 reloads unasked is not to be had.
-static inline uint16_t mn_rules_now(void) { return (uint16_t)(__atomic_load_n(mn_rules_word, __ATOMIC_ACQUIRE) + mn_rules_shift); }
+static inline uint16_t mn_rules_now(void) {
+  const uint32_t *word = __atomic_load_n(&mn_rules_word, __ATOMIC_ACQUIRE);
+  return (uint16_t)(__atomic_load_n(word, __ATOMIC_ACQUIRE) + MN_PEEK(mn_rules_shift));
+}
 /// A new directory is in use.
 static inline void mn_rules_follow(const void *word) {
   uint32_t last = mn_rules_now();
-  mn_rules_shift = last + 1 - __atomic_load_n((const uint32_t *)word, __ATOMIC_RELAXED);
+  __atomic_store_n(&mn_rules_shift, last + 1 - __atomic_load_n((const uint32_t *)word, __ATOMIC_RELAXED), __ATOMIC_RELAXED);
   __atomic_store_n(&mn_rules_word, (const uint32_t *)word, __ATOMIC_RELEASE);
 }
 /// A generation of the directory in use, as `mn_rules_now` gives it.
-static inline uint16_t mn_rules_as_now(uint32_t generation) { return (uint16_t)(generation + mn_rules_shift); }
+static inline uint16_t mn_rules_as_now(uint32_t generation) {
+  return (uint16_t)(generation + __atomic_load_n(&mn_rules_shift, __ATOMIC_RELAXED));
+}
 
 /// Family, port and IPv4 address (both in network byte order, as in a sockaddr_in), with the generation on the family.
 static inline uint64_t mn_flow_key(uint32_t family, uint16_t port, uint32_t address, uint16_t generation) {
@@ -147,46 +177,121 @@ static inline uint64_t mn_flow_key(uint32_t family, uint16_t port, uint32_t addr
 /// The place of a key: the last bytes of port and address differ most.
 static inline uint32_t mn_flow_place(uint64_t key) { return (uint32_t)(key >> 24 ^ key >> 56) % MN_KERNEL_FLOWS; }
 
+static inline void mn_zero(void *words, size_t count) {
+  for (uint64_t *word = (uint64_t *)words; count > 0; count--) __atomic_store_n(word++, 0, __ATOMIC_RELAXED);
+}
+
+// Words of a head that any call may change; the head is where the entry is.
+static inline bool mn_head_by_shadow(const void *head) { return __atomic_load_n(&((const struct mn_head *)head)->by_shadow, __ATOMIC_RELAXED); }
+static inline void mn_head_set_by_shadow(void *head, bool is) { __atomic_store_n(&((struct mn_head *)head)->by_shadow, is, __ATOMIC_RELAXED); }
+static inline bool mn_head_quick(const void *head) { return __atomic_load_n(&((const struct mn_head *)head)->quick, __ATOMIC_RELAXED); }
+static inline void mn_head_set_quick(void *head, bool is) { __atomic_store_n(&((struct mn_head *)head)->quick, is, __ATOMIC_RELAXED); }
+static inline uint32_t mn_head_family(const void *head) { return __atomic_load_n(&((const struct mn_head *)head)->family, __ATOMIC_RELAXED); }
+static inline uint32_t mn_head_receive(const void *head) { return __atomic_load_n(&((const struct mn_head *)head)->receive, __ATOMIC_ACQUIRE); }
+/// A new socket's. (Word by word: a call on the one that was here before may not have ended.)
+static inline void mn_head_start(void *start, uint32_t family) {
+  struct mn_head *head = (struct mn_head *)start;
+  __atomic_store_n(&head->kernel_always, 0, __ATOMIC_RELAXED);
+  __atomic_store_n(&head->family, family, __ATOMIC_RELAXED);
+  __atomic_store_n(&head->by_shadow, 1, __ATOMIC_RELAXED);
+  __atomic_store_n(&head->quick, 0, __ATOMIC_RELAXED);
+  for (int i = 0; i < MN_KERNEL_FLOWS; i++) __atomic_store_n(&head->kernel_flows[i], 0, __ATOMIC_RELAXED);
+  __atomic_store_n(&head->kind, 1, __ATOMIC_RELAXED);
+}
+
 /// Port and address in host byte order. The port is not 0, so that no key of an empty place ever matches.
-static inline void mn_head_remember(struct mn_head *head, uint32_t address, uint16_t port, uint32_t generation) {
-  uint64_t key = mn_flow_key(head->family, __builtin_bswap16(port), __builtin_bswap32(address), mn_rules_as_now(generation));
+static inline void mn_head_remember(void *start, uint32_t address, uint16_t port, uint32_t generation) {
+  struct mn_head *head = (struct mn_head *)start;
+  uint64_t key = mn_flow_key(mn_head_family(head), __builtin_bswap16(port), __builtin_bswap32(address), mn_rules_as_now(generation));
   __atomic_store_n(&head->kernel_flows[mn_flow_place(key)], key, __ATOMIC_RELAXED);
 }
-static inline void mn_head_always(struct mn_head *head, uint32_t generation) {
-  __atomic_store_n(&head->kernel_always, MN_KERNEL_ALWAYS | mn_rules_as_now(generation), __ATOMIC_RELAXED);
+static inline void mn_head_always(void *head, uint32_t generation) {
+  __atomic_store_n(&((struct mn_head *)head)->kernel_always, MN_KERNEL_ALWAYS | mn_rules_as_now(generation), __ATOMIC_RELAXED);
 }
 /// Changes what receives may do. The look before stays as it is for whoever is looking: it is used again only at the
 /// change after the next, and changes of one socket are attachments and losses of a daemon.
-static inline void mn_head_show(struct mn_head *head, uint32_t receive, struct mn_endpoint *endpoint, void *rings,
-                                uint64_t stride, uint32_t count) {
+static inline void mn_head_show(void *start, uint32_t receive, struct mn_endpoint *endpoint, void *rings, uint64_t stride,
+                                uint32_t count) {
+  struct mn_head *head = (struct mn_head *)start;
   struct mn_look *look = &head->looks[++head->turn & 1];
-  *look = (struct mn_look){endpoint, (uint8_t *)rings, stride, count};
+  __atomic_store_n(&look->endpoint, endpoint, __ATOMIC_RELAXED);
+  __atomic_store_n(&look->rings, (uint8_t *)rings, __ATOMIC_RELAXED);
+  __atomic_store_n(&look->stride, stride, __ATOMIC_RELAXED);
+  __atomic_store_n(&look->count, count, __ATOMIC_RELAXED);
   __atomic_store_n(&head->look, look, __ATOMIC_RELEASE);
   __atomic_store_n(&head->receive, receive, __ATOMIC_RELEASE);
 }
+
+/// A ring that is empty for ever.
+extern MN_HIDDEN struct mn_ring mn_empty_ring;
+static inline void *mn_no_ring(void) { return &mn_empty_ring; }
 
 /// Marks descriptors of the shim's own (control connection, eventfds): the program cannot close them.
 #define MN_TABLE_INTERNAL ((void *)(uintptr_t)1)
 
 // Swift cannot take these globals concurrently-safely by name; it goes through accessors.
-static inline void *mn_process_get(void) { return mn_process; }
-static inline void mn_process_set(void *process) { mn_process = process; }
+static inline void *mn_process_get(void) { return __atomic_load_n(&mn_process, __ATOMIC_ACQUIRE); }
+static inline void mn_process_set(void *process) { __atomic_store_n(&mn_process, process, __ATOMIC_RELEASE); }
+/// Acquire: who finds a length finds the table.
+static inline uint32_t mn_table_size(void) { return __atomic_load_n(&mn_table_length, __ATOMIC_ACQUIRE); }
 static inline void *mn_table_get(int32_t fd) {
-  return (uint32_t)fd < mn_table_length ? __atomic_load_n(&mn_table[fd], __ATOMIC_ACQUIRE) : NULL;
+  return (uint32_t)fd < mn_table_size() ? __atomic_load_n(&mn_table[fd], __ATOMIC_ACQUIRE) : NULL;
 }
-/// Of a descriptor that the trampoline has just found in the table (another thread may close it meanwhile).
-static inline uintptr_t mn_table_at(int32_t fd) { return (uintptr_t)__atomic_load_n(&mn_table[fd], __ATOMIC_ACQUIRE); }
 static inline bool mn_table_is_internal(int32_t fd) { return mn_table_get(fd) == MN_TABLE_INTERNAL; }
 /// - Returns: false when the table does not reach so far.
 bool mn_table_set(int32_t fd, void *entry);
 static inline void mn_table_set_internal(int32_t fd) { mn_table_set(fd, MN_TABLE_INTERNAL); }
-static inline uint32_t mn_table_size(void) { return mn_table_length; }
 static inline uint32_t mn_table_used(void) { return __atomic_load_n(&mn_table_end, __ATOMIC_ACQUIRE); }
 static inline void mn_table_open(void **table, uint32_t length) {
   mn_table = table;
   __atomic_store_n(&mn_table_length, length, __ATOMIC_RELEASE);
 }
 static inline void mn_watched_add(int32_t change) { __atomic_fetch_add(&mn_watched_count, (uint32_t)change, __ATOMIC_RELAXED); }
+
+// Words of an endpoint that only applications write: any thread, and any process that shares it. (The quick path reads the eight
+// bytes from peer_port on in one.)
+#define MN_ENDPOINT_WORD(type, field)                                                                              \
+  static inline type mn_endpoint_##field(const struct mn_endpoint *endpoint) {                                     \
+    return __atomic_load_n(&endpoint->field, __ATOMIC_RELAXED);                                                    \
+  }                                                                                                                \
+  static inline void mn_endpoint_set_##field(struct mn_endpoint *endpoint, type value) {                           \
+    __atomic_store_n(&endpoint->field, value, __ATOMIC_RELAXED);                                                   \
+  }
+MN_ENDPOINT_WORD(uint32_t, flags)
+MN_ENDPOINT_WORD(uint32_t, references)
+MN_ENDPOINT_WORD(uint64_t, receive_timeout)
+MN_ENDPOINT_WORD(uint64_t, send_timeout)
+MN_ENDPOINT_WORD(uint16_t, peer_port)
+MN_ENDPOINT_WORD(uint16_t, segment)
+MN_ENDPOINT_WORD(uint8_t, ttl)
+MN_ENDPOINT_WORD(uint8_t, tos)
+MN_ENDPOINT_WORD(uint8_t, ttl_set)
+MN_ENDPOINT_WORD(uint8_t, tos_set)
+MN_ENDPOINT_WORD(uint32_t, mtu_discover)
+MN_ENDPOINT_WORD(uint32_t, receive_limit)
+MN_ENDPOINT_WORD(uint32_t, receive_together)
+#undef MN_ENDPOINT_WORD
+/// Network byte order. (Peers are v4-mapped.)
+static inline uint32_t mn_endpoint_peer_address(const struct mn_endpoint *endpoint) {
+  return __atomic_load_n(&endpoint->peer.words[3], __ATOMIC_RELAXED);
+}
+static inline void mn_endpoint_set_peer(struct mn_endpoint *endpoint, struct mn_address peer) {
+  for (int i = 0; i < 4; i++) __atomic_store_n(&endpoint->peer.words[i], peer.words[i], __ATOMIC_RELAXED);
+}
+/// `machnet status` shows what went by the shadow. (Threads may lose each other's counts: an atomic addition costs more than
+/// all the rest.)
+static inline void mn_count(uint64_t *word, uint64_t more) {
+  __atomic_store_n(word, __atomic_load_n(word, __ATOMIC_RELAXED) + more, __ATOMIC_RELAXED);
+}
+static inline void mn_endpoint_count_sent(struct mn_endpoint *endpoint, int64_t size) {
+  mn_count(&endpoint->kernel_tx_datagrams, 1);
+  mn_count(&endpoint->kernel_tx_bytes, (uint64_t)size);
+}
+static inline void mn_endpoint_count_received(struct mn_endpoint *endpoint, int64_t size) {
+  mn_count(&endpoint->kernel_rx_datagrams, 1);
+  mn_count(&endpoint->kernel_rx_bytes, (uint64_t)size);
+}
+static inline void mn_endpoint_count_wakeup(struct mn_endpoint *endpoint) { mn_count(&endpoint->app_wakeups, 1); }
 
 // ------------------------------------------------------------------------------------------------- the real calls
 
