@@ -3,6 +3,11 @@
 #include "probe.h"
 
 #include <sched.h>
+#include <spawn.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
 
 static uint64_t seed_of(unsigned stream) {
   const char *text = getenv("PROBE_SEED");
@@ -21,6 +26,21 @@ static uint64_t microseconds(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
   return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+}
+
+// A race on purpose, which ThreadSanitizer must report: a runtime that says nothing watches nothing. It comes before the descriptors
+// that threads close under each other, so that the runtime's own, which it opens for its first report, is none of these.
+#ifdef __SANITIZE_THREAD__
+enum { SANITIZED = true };
+#else
+enum { SANITIZED = false };
+#endif
+static int canary;
+static void *chirp(void *unused) { return canary++, NULL; }
+static void wake_sanitizer(void) {
+  pthread_t threads[2];
+  for (int i = 0; SANITIZED && i < 2; i++) pthread_create(&threads[i], NULL, chirp, NULL);
+  for (int i = 0; SANITIZED && i < 2; i++) pthread_join(threads[i], NULL);
 }
 
 /// After all that: two new sockets, a datagram each way.
@@ -54,6 +74,7 @@ static void *connects(void *unused) {
 
 CASE(case_20, "close against connect and disconnect in another thread (case 20)") {
   unsigned long count = rounds(1000);
+  wake_sanitizer();
   target = name_of(udp("b"));
   pthread_t threads[2];
   over = false, victim = -1;
@@ -81,6 +102,8 @@ CASE(case_20, "close against connect and disconnect in another thread (case 20)"
 // ------------------------------------------------------------------------------------------- every call against close
 
 enum { SLOTS = 6 };
+static int watcher; /* an epoll that stays open */
+static int post[2]; /* a pair of Unix sockets, for descriptors */
 static volatile int slots[SLOTS]; /* descriptors that anybody may use and anybody may close */
 static unsigned long errors_seen[256], calls_made;
 
@@ -89,9 +112,42 @@ static void note(long result) {
   if (result < 0) __atomic_fetch_add(&errors_seen[errno & 255], 1, __ATOMIC_RELAXED);
 }
 
+// Exported by libc for programs that were built with other macros or by an older compiler.
+extern ssize_t __read_chk(int, void *, size_t, size_t), __recv_chk(int, void *, size_t, size_t, int);
+extern ssize_t __recvfrom_chk(int, void *, size_t, size_t, int, struct sockaddr *, socklen_t *);
+extern int __poll_chk(struct pollfd *, nfds_t, int, size_t), __sendmmsg(int, struct mmsghdr *, unsigned, int);
+extern int __ppoll_chk(struct pollfd *, nfds_t, const struct timespec *, const sigset_t *, size_t);
+
+/// gcc 12's runtime keeps a record for each pipe and each epoll, frees it at their close, and dies where another thread's call on the
+/// number is at it just then. So under it there is one epoll, by many numbers, and no pipe.
+static bool may_make_records(void) { return !SANITIZED; }
+
+/// A number that a call has given out is closed again.
+static void note_made(int fd) {
+  note(fd);
+  if (fd >= 0) note(close(fd));
+}
+
+/// The descriptor goes to this very process, by a message.
+static void pass(int fd) {
+  char byte = 0, control[CMSG_SPACE(sizeof fd)] = {0};
+  struct iovec vector = {&byte, 1};
+  struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+  struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+  *head = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof fd), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+  memcpy(CMSG_DATA(head), &fd, sizeof fd);
+  note(sendmsg(post[0], &message, MSG_DONTWAIT));
+  message.msg_controllen = sizeof control;
+  if (recvmsg(post[1], &message, MSG_DONTWAIT) != 1 || message.msg_controllen < CMSG_LEN(sizeof fd)) return;
+  memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof fd);
+  note_made(fd);
+}
+
 /// One call, chosen by chance, on a descriptor that may be closed under it.
 static void any_call(uint64_t *dice) {
-  int fd = slots[draw(dice) % SLOTS], other = slots[draw(dice) % SLOTS], value = 1;
+  int fd = slots[draw(dice) % SLOTS], other = slots[draw(dice) % SLOTS], value = 1, ends[2];
+  // (What else would lead to another socket's end stays what it is: slot 0 is an epoll.)
+  bool are_sockets = fd != other && fd != slots[0] && other != slots[0];
   unsigned char data[256] = {1};
   struct iovec vector = {data, sizeof data};
   struct sockaddr_in to = target, from;
@@ -99,15 +155,20 @@ static void any_call(uint64_t *dice) {
   struct msghdr message = {.msg_name = &from, .msg_namelen = sizeof from, .msg_iov = &vector, .msg_iovlen = 1};
   struct mmsghdr batch[2] = {{.msg_hdr = {.msg_iov = &vector, .msg_iovlen = 1}}, {.msg_hdr = {.msg_iov = &vector, .msg_iovlen = 1}}};
   struct pollfd entries[2] = {{fd, POLLIN | POLLOUT, 0}, {other, POLLIN, 0}};
-  struct epoll_event event = {EPOLLIN | (draw(dice) % 2 ? (uint32_t)EPOLLET : 0), {.fd = fd}};
+  struct epoll_event event = {EPOLLIN | (draw(dice) % 2 ? (uint32_t)EPOLLET : 0) | (draw(dice) % 4 ? 0 : (uint32_t)EPOLLONESHOT), {.fd = fd}};
   struct timespec moment = {0, 100000};
+  struct timeval limit = {0, 1000};
+  char *const none[] = {NULL};
+  FILE *stream;
+  pid_t child;
   fd_set set;
-  switch (draw(dice) % 34) {
+  switch (draw(dice) % 82) {
   case 0: return note(send(fd, data, 20, MSG_DONTWAIT | MSG_NOSIGNAL));
   case 1: case 2: return note(sendto(fd, data, 20, MSG_DONTWAIT, (void *)&to, sizeof to));
   case 3: message.msg_name = &to; return note(sendmsg(fd, &message, MSG_DONTWAIT));
-  case 4: batch[0].msg_hdr.msg_name = batch[1].msg_hdr.msg_name = &to, batch[0].msg_hdr.msg_namelen = batch[1].msg_hdr.msg_namelen = sizeof to;
-          return note(sendmmsg(fd, batch, 2, MSG_DONTWAIT));
+  case 4: case 34:
+    batch[0].msg_hdr.msg_name = batch[1].msg_hdr.msg_name = &to, batch[0].msg_hdr.msg_namelen = batch[1].msg_hdr.msg_namelen = sizeof to;
+    return note(draw(dice) % 2 ? sendmmsg(fd, batch, 2, MSG_DONTWAIT) : __sendmmsg(fd, batch, 2, MSG_DONTWAIT));
   case 5: case 6: return note(recvfrom(fd, data, sizeof data, MSG_DONTWAIT, (void *)&from, &length));
   case 7: return note(recv(fd, data, sizeof data, 0)); /* SO_RCVTIMEO */
   case 8: return note(recvmsg(fd, &message, MSG_DONTWAIT));
@@ -116,7 +177,7 @@ static void any_call(uint64_t *dice) {
   case 11: return note(readv(fd, &vector, 1));
   case 12: return note(write(fd, data, 20));
   case 13: return note(writev(fd, &vector, 1));
-  case 14: return note(connect(fd, (void *)&to, sizeof to));
+  case 14: case 35: return note(connect(fd, (void *)&to, sizeof to));
   case 15: to.sin_family = AF_UNSPEC; return note(connect(fd, (void *)&to, sizeof to));
   case 16: to.sin_port = 0; return note(bind(fd, (void *)&to, sizeof to));
   case 17: return note(setsockopt(fd, SOL_SOCKET, SO_TIMESTAMP, &value, sizeof value));
@@ -129,14 +190,60 @@ static void any_call(uint64_t *dice) {
   case 24: return note(ppoll(entries, 2, &moment, NULL));
   case 25: FD_ZERO(&set); FD_SET(fd, &set);
            return note(select(fd + 1, &set, NULL, NULL, &(struct timeval){0, 100}));
-  case 26: return note(epoll_ctl(slots[0], EPOLL_CTL_ADD, fd, &event));
+  case 26: case 36: return note(epoll_ctl(slots[0], EPOLL_CTL_ADD, fd, &event));
   case 27: return note(epoll_ctl(slots[0], EPOLL_CTL_MOD, fd, &event));
   case 28: return note(epoll_ctl(slots[0], EPOLL_CTL_DEL, fd, NULL));
   case 29: return note(epoll_wait(slots[0], &event, 1, 0));
-  case 30: return note(epoll_wait(slots[0], &event, 1, 1));
-  case 31: { int copy = dup(fd); note(copy); if (copy >= 0) note(close(copy)); return; }
-  case 32: return note(fd == other || fd == slots[0] || other == slots[0] ? 0 : dup2(fd, other));
+  case 30: case 37: return note(epoll_wait(slots[0], &event, 1, 1));
+  case 31: return note_made(dup(fd));
+  case 32: return note(are_sockets ? dup2(fd, other) : 0);
   case 33: return note(draw(dice) % 4 ? 0 : shutdown(fd, SHUT_RDWR));
+  case 38: return note(preadv2(fd, &vector, 1, -1, RWF_NOWAIT));
+  case 39: vector.iov_len = 20; return note(pwritev2(fd, &vector, 1, -1, 0));
+  case 40: return note(__read_chk(fd, data, sizeof data, sizeof data));
+  case 41: return note(__recv_chk(fd, data, sizeof data, sizeof data, MSG_DONTWAIT));
+  case 42: return note(__recvfrom_chk(fd, data, sizeof data, sizeof data, MSG_DONTWAIT, (void *)&from, &length));
+  case 43: return note(__poll_chk(entries, 2, 1, sizeof entries));
+  case 44: return note(__ppoll_chk(entries, 2, &moment, NULL, sizeof entries));
+  case 45: FD_ZERO(&set); FD_SET(fd, &set); return note(pselect(fd + 1, &set, NULL, NULL, &moment, NULL));
+  case 46: return note(are_sockets ? dup3(fd, other, O_CLOEXEC) : 0);
+  case 47: return note_made(fcntl(fd, F_DUPFD, 0));
+  case 48: return note_made(fcntl64(fd, F_DUPFD_CLOEXEC, 0));
+  case 49: return note(close_range((unsigned)fd, (unsigned)fd, 0));
+  case 50: stream = fdopen(fd, "r"); return note(stream ? fclose(stream) : -1);
+  case 51: return note(ioctl(fd, SIOCOUTQ, &value));
+  case 52: return note(ioctl(fd, SIOCGSTAMP, &(struct timeval){0, 0}));
+  case 53: value = (int)(draw(dice) % 2); return note(ioctl(fd, FIONBIO, &value));
+  case 54: return note(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit));
+  case 55: return note(setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit));
+  case 56: value = 8192; return note(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &value, sizeof value));
+  case 57: return note(setsockopt(fd, IPPROTO_IP, IP_TOS, &value, sizeof value));
+  case 58: return note(setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &value, sizeof value));
+  case 59: setsockopt(fd, IPPROTO_UDP, UDP_CORK, &value, sizeof value);
+           value = 0; return note(setsockopt(fd, IPPROTO_UDP, UDP_CORK, &value, sizeof value));
+  case 60: value = 0; return note(draw(dice) % 4 ? 0 : setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &value, sizeof value)); /* leaves Machnet */
+  case 61: return note(send(fd, data, 20, MSG_DONTWAIT | MSG_MORE)), note(send(fd, data, 20, MSG_DONTWAIT));
+  case 62: return note_made(socket(AF_INET, SOCK_DGRAM, 0));
+  case 63: if (may_make_records()) note_made(epoll_create(1)); return;
+  case 64: if (may_make_records()) note_made(epoll_create1(EPOLL_CLOEXEC)); return;
+  case 65: return note(epoll_pwait(slots[0], &event, 1, 1, NULL));
+  case 66: return note(epoll_pwait2(slots[0], &event, 1, &moment, NULL));
+  case 67: return note_made(draw(dice) % 2 ? open("/dev/null", O_RDONLY) : open64("/dev/null", O_RDONLY));
+  case 68: return note_made(draw(dice) % 2 ? openat(AT_FDCWD, "/dev/null", O_RDONLY) : openat64(AT_FDCWD, "/dev/null", O_RDONLY));
+  case 69: if (!may_make_records()) return;
+           note(draw(dice) % 2 ? pipe(ends) : pipe2(ends, O_CLOEXEC)); return note_made(ends[0]), note_made(ends[1]);
+  case 70: return note_made(draw(dice) % 2 ? accept(fd, NULL, NULL) : accept4(fd, NULL, NULL, 0));
+  case 71: return pass(fd);
+  case 72: return note(draw(dice) % 8 ? 0 : execve("/nonexistent", none, environ)); /* sockets leave Machnet, and come back */
+  case 73: return note(draw(dice) % 8 ? 0 : draw(dice) % 2 ? execvp("nonexistent", none) : execl("/nonexistent", "none", (char *)NULL));
+  case 74: return note(draw(dice) % 8 ? 0 : -(posix_spawn(&child, "/nonexistent", NULL, NULL, none, environ) != ENOENT));
+  case 75: return note(syscall(SYS_sendto, fd, data, 20, MSG_DONTWAIT, &to, sizeof to));
+  case 76: return note(syscall(SYS_recvfrom, fd, data, sizeof data, MSG_DONTWAIT, NULL, NULL));
+  case 77: return note(syscall(SYS_epoll_ctl, slots[0], EPOLL_CTL_ADD, fd, &event));
+  case 78: return note_made((int)syscall(SYS_dup, fd));
+  case 79: return note(syscall(SYS_close_range, fd, fd, 0));
+  case 80: return note(recvfrom(fd, data, sizeof data, MSG_PEEK | MSG_DONTWAIT, (void *)&from, &length));
+  case 81: return note(recvmsg(fd, &message, MSG_ERRQUEUE | MSG_DONTWAIT));
   }
 }
 static volatile int callers;
@@ -149,7 +256,7 @@ static void *calls(void *stream) {
 static void nothing(int number) {}
 
 static int fresh(unsigned slot) {
-  int fd = slot == 0 ? epoll_create1(0) : socket(AF_INET, SOCK_DGRAM, 0);
+  int fd = slot != 0 ? socket(AF_INET, SOCK_DGRAM, 0) : may_make_records() ? epoll_create1(0) : dup(watcher);
   if (fd < 0) give_up("a descriptor");
   if (slot == 0) return fd;
   struct sockaddr_in name = ipv4("127.0.0.1", 0);
@@ -160,8 +267,35 @@ static int fresh(unsigned slot) {
   return fd;
 }
 
-CASE(every_call, "every call against close in another thread") {
-  unsigned long count = rounds(400);
+/// The descriptor of a slot is closed and another one takes its place; or another one is put over it; or the epoll changes its mind.
+static void disturb(unsigned slot, uint64_t *dice) {
+  int old = slots[slot], new;
+  struct epoll_event event = {EPOLLIN, {.fd = old}};
+  switch (draw(dice) % 4) {
+  case 0: case 1:
+    close(old);
+    slots[slot] = fresh(slot);
+    return;
+  case 2:
+    // (The number may be anybody's by now, or nobody's: it is the slot's again. The new one may have been closed as well, by who meant
+    // another one of that number.)
+    new = fresh(slot);
+    if (dup2(new, old) == old && new != old) close(new);
+    return;
+  case 3:
+    epoll_ctl(slots[0], EPOLL_CTL_ADD, old, &event);
+    event.events |= EPOLLOUT;
+    epoll_ctl(slots[0], EPOLL_CTL_MOD, old, &event);
+    if (draw(dice) % 2) epoll_ctl(slots[0], EPOLL_CTL_DEL, old, NULL);
+  }
+}
+
+CASE(every_call, "every call against close, dup2 and epoll_ctl in another thread") {
+  unsigned long count = rounds(800);
+  wake_sanitizer();
+  if (socketpair(AF_UNIX, SOCK_DGRAM, 0, post) != 0) give_up("socketpair");
+  keep(post[0]), keep(post[1]);
+  watcher = keep(epoll_create1(0));
   target = name_of(udp("b"));
   memset(errors_seen, 0, sizeof errors_seen), calls_made = 0;
   pthread_t threads[3];
@@ -172,10 +306,7 @@ CASE(every_call, "every call against close in another thread") {
   for (long i = 0; i < 3; i++) pthread_create(&threads[i], NULL, calls, (void *)(i + 1));
   uint64_t dice = seed_of(0);
   for (unsigned long i = 0; i < count || calls_made < 10 * count; i++) {
-    unsigned slot = draw(&dice) % SLOTS;
-    int old = slots[slot];
-    close(old);
-    slots[slot] = fresh(slot);
+    disturb(draw(&dice) % SLOTS, &dice);
     for (unsigned spin = draw(&dice) % 2000; spin; spin--) __asm__ volatile("" ::: "memory");
     if (draw(&dice) % 8 == 0) sched_yield();
     // A receive may have met the number of a socket that had no timeout yet, and what is closed under a receive wakes nobody.
@@ -189,7 +320,7 @@ CASE(every_call, "every call against close in another thread") {
   for (int i = 0; i < 3; i++) pthread_join(threads[i], NULL);
   // What these calls may say of a socket, an epoll, a closed number or one of another kind.
   static const int known[] = {EBADF, EAGAIN, EINVAL, ENOTSOCK, ENOTCONN, EDESTADDRREQ, ECONNREFUSED, EISCONN, ENOENT, EEXIST,
-                              EPERM, EPIPE, EADDRINUSE, ENOTTY, EOPNOTSUPP, ELOOP, EINTR, EBUSY};
+                              EPERM, EPIPE, EADDRINUSE, ENOTTY, EOPNOTSUPP, ELOOP, EINTR, EBUSY, ESPIPE};
   for (int i = 1; i < 256; i++) {
     bool expected = errors_seen[i] == 0;
     for (unsigned k = 0; k < LENGTH(known); k++) expected |= known[k] == i;
@@ -198,6 +329,103 @@ CASE(every_call, "every call against close in another thread") {
   say("  the calls ended as calls may");
   // (A number may have been closed under its slot and be anybody's now: only those of this case are closed.)
   for (unsigned i = 0; i < SLOTS; i++) close(slots[i]);
+  still_works();
+}
+
+// ------------------------------------------------------------------------------------------- close at every instruction
+
+enum { REST, CLOSE, CLOSED, PAST };
+static struct stage {
+  volatile int fd, steps, order; /* REST; CLOSE: the number to another socket; CLOSED: done; PAST: the call has fewer instructions */
+  volatile bool in_call, over;
+  volatile int tracer_ready; /* 1: it traces; -1: it may not */
+} *stage;
+
+/// A process of its own: runs the thread `traced` instruction by instruction from its signal on, and has the number replaced where it stands.
+static void trace(pid_t traced) {
+  int status;
+  stage->tracer_ready = ptrace(PTRACE_SEIZE, traced, NULL, NULL) == 0 ? 1 : -1;
+  while (stage->tracer_ready > 0 && waitpid(traced, &status, __WALL) == traced && WIFSTOPPED(status)) {
+    siginfo_t about;
+    if (WSTOPSIG(status) != SIGTRAP || ptrace(PTRACE_GETSIGINFO, traced, NULL, &about) != 0 || about.si_code != SI_TKILL) {
+      ptrace(PTRACE_CONT, traced, NULL, WSTOPSIG(status));
+      continue;
+    }
+    bool began = false;
+    for (int done = 0; done <= stage->steps && (stage->in_call || !began); done += stage->in_call) {
+      began |= stage->in_call;
+      if (stage->in_call && done == stage->steps) break;
+      if (ptrace(PTRACE_SINGLESTEP, traced, NULL, NULL) != 0 || waitpid(traced, &status, __WALL) != traced) _exit(1);
+    }
+    stage->order = stage->in_call ? CLOSE : PAST;
+    // (What waits for the thread that stands is done when that goes on.)
+    for (uint64_t end = microseconds() + 100000; stage->order == CLOSE && microseconds() < end;) sched_yield();
+    ptrace(PTRACE_CONT, traced, NULL, NULL);
+  }
+  _exit(0);
+}
+
+static void *replaces(void *unused) {
+  while (!stage->over) {
+    if (stage->order == CLOSE) {
+      close(stage->fd);
+      int new = socket(AF_INET, SOCK_DGRAM, 0);
+      if (new != stage->fd) dup2(new, stage->fd), close(new);
+      stage->order = CLOSED;
+    }
+    sched_yield();
+  }
+  return NULL;
+}
+
+/// - Returns: how many calls ended as none may, or left a socket that does not work.
+static unsigned long step_through(bool sends, int other, struct sockaddr_in name) {
+  unsigned long strange = 0;
+  unsigned char data[256] = {1};
+  for (stage->order = REST, stage->steps = 0; stage->order != PAST && stage->steps < 400; stage->steps++) {
+    int fd = stage->fd = socket(AF_INET, SOCK_DGRAM, 0);
+    struct sockaddr_in own = ipv4("127.0.0.1", 0);
+    bind(fd, (void *)&own, sizeof own);
+    own = name_of(fd);
+    // As often as it takes for the next call to be as the last one was.
+    for (int i = 0; i < 3; i++) {
+      if (sends) sendto(fd, data, 20, 0, (void *)&name, sizeof name);
+      else sendto(other, data, 20, 0, (void *)&own, sizeof own), settle(fd), i < 2 && recv(fd, data, sizeof data, 0);
+    }
+    stage->order = REST;
+    syscall(SYS_tgkill, getpid(), gettid(), SIGTRAP);
+    stage->in_call = true;
+    ssize_t n = sends ? sendto(fd, data, 20, MSG_DONTWAIT, (void *)&name, sizeof name) : recv(fd, data, sizeof data, MSG_DONTWAIT);
+    int error = errno;
+    stage->in_call = false;
+    while (stage->order == CLOSE) sched_yield();
+    if (n != 20 && !(n == -1 && (error == EBADF || error == EAGAIN))) strange++;
+    if (sendto(fd, data, 20, 0, (void *)&name, sizeof name) != 20 || close(fd) != 0) strange++;
+    while (recv(other, data, sizeof data, MSG_DONTWAIT) >= 0) {}
+  }
+  return strange;
+}
+
+CASE(every_instruction, "another socket takes the number at any instruction of a send or a receive") {
+  if (SANITIZED) return say("skip: the runtime's instructions are too many");
+  stage = mmap(NULL, sizeof *stage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY);
+  pid_t probe = getpid(), tracer = fork();
+  if (tracer == 0) trace(probe);
+  while (stage->tracer_ready == 0) sched_yield();
+  if (stage->tracer_ready < 0) return say("skip: ptrace is not permitted");
+  pthread_t thread;
+  pthread_create(&thread, NULL, replaces, NULL);
+  int other = udp("b");
+  for (int sends = 1; sends >= 0; sends--) {
+    unsigned long strange = step_through(sends, other, name_of(other));
+    say("  %s: %lu strange", sends ? "sendto" : "recv", strange);
+    if (stage->steps < 3) say("  only %d instructions", stage->steps);
+  }
+  stage->over = true;
+  pthread_join(thread, NULL);
+  kill(tracer, SIGKILL);
+  waitpid(tracer, NULL, 0);
   still_works();
 }
 
