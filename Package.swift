@@ -173,7 +173,7 @@ let package = Package(
       swiftSettings: strict),
     .testTarget(
       name: "SimulationTests",
-      dependencies: ["EngineBench", "MachnetEngine", "MachnetSimulation", "MachnetTransport", "MachnetWire"],
+      dependencies: ["CMachnetABI", "EngineBench", "MachnetEngine", "MachnetSimulation", "MachnetTransport", "MachnetWire"],
       swiftSettings: strict),
     // Real programs, run as a user runs them; needs the built products, not the modules.
     .testTarget(name: "ProgramTests", swiftSettings: strict),

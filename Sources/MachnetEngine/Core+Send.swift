@@ -79,6 +79,7 @@ extension Core {
     let mapped = unsafe header.load(fromByteOffset: 40, as: UInt32.self)
     let address = unsafe UInt32(bigEndian: header.load(fromByteOffset: 44, as: UInt32.self))
     guard prefix == 0, mapped == Core.mappedPrefix, port != 0 else {
+      abandonSending(slot)
       mailbox.drop(.destinationRefused, endpoint: slot)
       return .done
     }

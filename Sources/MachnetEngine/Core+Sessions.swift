@@ -91,6 +91,13 @@ extension Core {
     _ payload: UnsafeMutableRawPointer, _ length: Int, _ envelope: Envelope, _ route: Route, from slot: UInt32
   ) -> Sent {
     let port = route.target
+    // Its program can write another datagram over the one that is half sent.
+    if endpoints[slot].sending != nil
+      && (endpoints[slot].sendingLength != UInt32(truncatingIfNeeded: length)
+        || endpoints[slot].sendingDestination != envelope.destination || endpoints[slot].sendingPort != port)
+    {
+      abandonSending(slot)
+    }
     let readiness = transports[port].session(
       localAddress: route.source, remoteAddress: envelope.destination,
       datagramMax: ports[port].mtu &- Core.datagramOverhead, now: now)
@@ -98,7 +105,7 @@ extension Core {
     case .opening:
       return .wait
     case .refused(let reason):
-      endpoints[slot].sending = nil
+      abandonSending(slot)
       mailbox.drop(.peerRefused, endpoint: slot)
       if reason == .unreachable && endpoints[slot].peerPort != 0 { report(error: 111 /* ECONNREFUSED */, to: slot) }
       return .done
@@ -120,6 +127,8 @@ extension Core {
       case .blocked(let progress):
         endpoints[slot].sending = progress
         endpoints[slot].sendingPort = port
+        endpoints[slot].sendingLength = UInt32(truncatingIfNeeded: length)
+        endpoints[slot].sendingDestination = envelope.destination
         return .wait
       case .lost:
         endpoints[slot].sending = nil

@@ -50,8 +50,10 @@ struct Endpoint {
 
   /// How much of the record at the head of the TX ring a session has accepted; nil: nothing.
   var sending: Transport.Progress? = nil
-  /// And whose transport.
+  /// And whose transport; the datagram's length, and its destination.
   var sendingPort: UInt32 = 0
+  var sendingLength: UInt32 = 0
+  var sendingDestination: UInt32 = 0
 
   /// The session that took its last message, of whatever port: the first to be tried.
   var session = none

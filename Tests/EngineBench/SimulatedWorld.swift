@@ -106,7 +106,7 @@ package final class SimulatedWorld {
   }
 }
 
-/// A daemon with one interface, some engines and one attached process.
+/// A daemon with one interface, some engines and one attached process; `attach` makes more of those.
 @safe
 package final class SimulatedHost {
   package let number: Int
@@ -116,7 +116,8 @@ package final class SimulatedHost {
   package private(set) var channel: TestChannel
   package private(set) var controls: [EngineControl] = []
   private var engines: [SteppedEngine] = []
-  private var nextBlock: UInt32 = 0
+  /// By channel.
+  private var nextBlock: [UInt32: UInt32] = [:]
   private var epoch: UInt64
   private let network: SimulatedNetwork
   /// Safety: of the world.
@@ -161,17 +162,30 @@ package final class SimulatedHost {
       return SteppedEngine(control, port, fate, readyAt: network.now)
     }
     for engine in engines { engine.schedule(absences, now: network.now) }
+    add(channel)
+  }
+
+  private func add(_ channel: TestChannel) {
+    nextBlock[channel.identifier] = 0
     for control in controls {
       _ = try! unsafe control.addChannel(
-        identifier: 1, base: channel.base, size: channel.size, doorbell: channel.doorbell)
+        identifier: channel.identifier, base: channel.base, size: channel.size, doorbell: channel.doorbell)
     }
+  }
+
+  /// Another process, until the daemon restarts.
+  package func attach() -> TestChannel {
+    let made = TestChannel(
+      identifier: UInt32(nextBlock.count + 1), endpoints: SimulatedHost.endpoints, engineCount: UInt32(engineCount))
+    add(made)
+    return made
   }
 
   /// The daemon dies without a word and comes back: sockets have to be opened again, the network takes back its packets.
   package func restart() {
     engines = []
     network.restart(number)
-    nextBlock = 0
+    nextBlock = [:]
     epoch += 2
     directory = TestDirectory(interfaces: [interface])
     channel = TestChannel(identifier: 1, endpoints: SimulatedHost.endpoints, engineCount: UInt32(engineCount))
@@ -183,13 +197,15 @@ package final class SimulatedHost {
   /// - Parameters:
   ///   - address: 0: the wildcard.
   ///   - home: the engine that serves its TX ring; nil: engines in turn.
+  ///   - owner: of `attach`; nil: the first process.
   package func open(
-    port: UInt16, address: UInt32 = 0, peer: (UInt32, UInt16)? = nil, home: Int? = nil
+    port: UInt16, address: UInt32 = 0, peer: (UInt32, UInt16)? = nil, home: Int? = nil, in owner: TestChannel? = nil
   ) -> Application {
-    precondition(nextBlock < SimulatedHost.endpoints)
-    let application = Application(
-      channel, nextBlock, directory.directory, home: UInt32(home ?? Int(nextBlock) % engineCount))
-    nextBlock += 1
+    let channel = owner ?? channel
+    let block = nextBlock[channel.identifier]!
+    precondition(block < SimulatedHost.endpoints)
+    let application = Application(channel, block, directory.directory, home: UInt32(home ?? Int(block) % engineCount))
+    nextBlock[channel.identifier] = block + 1
     for control in controls {
       _ = try! control.openEndpoint(application.reference, EndpointIdentity(address, port, application, peer: peer))
     }

@@ -1,3 +1,4 @@
+import CMachnetABI
 import EngineBench
 import MachnetEngine
 import MachnetSimulation
@@ -195,6 +196,41 @@ import Testing
       while fast.receive() != nil {}
     }
     #expect(slowCount > 300, "\(slowCount) \(a.drops) \(b.drops) \(count(b, .acksSent))")
+    #expect(world.end())
+  }
+
+  /// What a program can write while the engine waits for room: (offset in the record's header, bytes).
+  @Test(arguments: [
+    ("a shorter length", 0, [100, 0]), ("no length", 0, [0, 0]), ("a longer length", 0, [0x40, 0xF0]),
+    ("segments", 12, [0xE8, 3]), ("no session", 6, [0, 0]), ("a refused destination", 44, [224, 0, 0, 1]),
+    ("another host", 44, [10, 0, 0, 77]), ("a local socket", 44, [10, 0, 0, 1]), ("another port", 8, [1, 0]),
+    ("port 0", 8, [0, 0]), ("nonsense", 4, [77, 0]),
+  ] as [(String, Int, [UInt8])])
+  func `a datagram that its program changes while a session takes it harms nobody else`(_ name: String, _ offset: Int, _ bytes: [UInt8]) {
+    let (world, a, b) = world()
+    let alice = a.open(port: 1000)
+    let bob = b.open(port: 2000)
+    #expect(alice.send([1], to: b.address, 2000, machnet: true))
+    world.run(for: 10_000_000)
+    #expect(bob.receive() != nil)
+    // Another program, the same engine and session.
+    let mallory = a.open(port: 1001, in: a.attach())
+    #expect(mallory.send([UInt8](repeating: 2, count: 60_000), to: b.address, 2000, machnet: true))
+    let before = world.network.counters.sent
+    while world.network.counters.sent == before { world.run(for: 1_000) }
+    #expect(world.network.counters.sent - before < 43, "it is all sent already")
+    for (place, byte) in bytes.enumerated() {
+      unsafe mallory.channel.txRing(mallory.index).storeBytes(
+        of: byte, toByteOffset: MemoryLayout<mn_ring>.size + offset + place, as: UInt8.self)
+    }
+    world.run(for: 10_000_000)
+    #expect(alice.send([UInt8](repeating: 3, count: 60_000), to: b.address, 2000, machnet: true))
+    #expect(alice.send([4], to: b.address, 2000, machnet: true))
+    world.run(for: 600_000_000)
+    var got: [Received] = []
+    while let datagram = bob.receive() { if datagram.remotePort == 1000 { got.append(datagram) } }
+    #expect(got.map(\.payload) == [[UInt8](repeating: 3, count: 60_000), [4]], "\(got.count) \(a.drops) \(b.drops)")
+    #expect(count(a, .sessionsOpened) == 1 && count(b, .chunkMalformed) == 0)
     #expect(world.end())
   }
 
