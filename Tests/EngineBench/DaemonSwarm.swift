@@ -5,8 +5,8 @@ import MachnetSimulation
 /// watched from outside:
 ///
 /// - whatever arrives is whole and where it belongs;
-/// - what went over sessions arrives once; where there were partitions or restarts, or an engine has counted its loss (a
-///   restarted host's own losses are excused);
+/// - what went over sessions arrives once; or, where there were partitions or restarts, or frames were lost so often that no session
+///   may have been had or kept, an engine has counted its loss (a restarted host's own losses are excused);
 /// - when the faults have stopped, every host reaches every other;
 /// - every packet of every pool comes back.
 ///
@@ -59,6 +59,8 @@ package final class DaemonSwarm {
   private var sockets: [[Application]] = []
   /// Counted by daemons that are no more.
   private var reportedBefore: UInt64 = 0
+  /// Every host knew every other's Ethernet address before frames were lost.
+  private var isGreeted = false
   private var restarts = 0
   /// Other work has the engines' cores now and then.
   private var isShared = false
@@ -97,8 +99,9 @@ package final class DaemonSwarm {
   private func open(_ host: Int) -> [Application] { ports[host].map { world.hosts[host].open(port: $0) } }
 
   private func play() -> Outcome {
-    // Neighbours are known before ARP can be lost: its questions are seconds apart.
-    if random.below(2) == 0 { greet() }
+    // Neighbours are known before ARP can be lost: its questions are a tenth of a second apart and more.
+    isGreeted = random.below(2) == 0
+    if isGreeted { greet() }
     world.network.faults = swarm.faults
     if canary == .damage {
       world.network.faults.corruption = 0.2
@@ -203,16 +206,26 @@ package final class DaemonSwarm {
 
   /// Losses of messages that a daemon has counted.
   private func reported(_ host: Int) -> UInt64 {
-    [DropReason.peerRefused, .sessionLost, .peerPaused, .receiveRingFull, .udpNoReceiver, .closedUnsent].reduce(0) {
-      $0 + world.hosts[host].count($1)
-    }
+    counted(host, [.peerRefused, .sessionLost, .peerPaused, .receiveRingFull, .udpNoReceiver, .closedUnsent])
+  }
+
+  private func counted(_ host: Int, _ reasons: [DropReason]) -> UInt64 {
+    reasons.reduce(0) { $0 + world.hosts[host].count($1) }
   }
 
   private var missing: Int { letters.count { $0.isReliable && $0.arrivals == 0 && !$0.isExcused } }
   private var allReported: UInt64 { world.hosts.indices.reduce(reportedBefore) { $0 + reported($1) } }
 
   /// Losses that may be: sessions end where a peer is not to be reached, or has forgotten them.
-  private var allowed: UInt64 { swarm.partitions == nil && restarts == 0 ? 0 : allReported }
+  private var allowed: UInt64 {
+    if swarm.partitions != nil || restarts != 0 { return allReported }
+    var reasons: [DropReason] = []
+    // Half a second, and the peer is taken to be without Machnet: three questions for its Ethernet address, and all may get lost.
+    if !isGreeted && swarm.faults.loss + swarm.faults.corruption > 0 { reasons.append(.peerRefused) }
+    // Three seconds without progress, and a session is dead: some twenty packets, or three runs of losses.
+    if swarm.faults.loss >= 0.2 && swarm.faults.lossBurst > 1 { reasons.append(.sessionLost) }
+    return world.hosts.indices.reduce(0) { $0 + counted($1, reasons) }
+  }
 
   /// The faults have stopped.
   private func finish() {
