@@ -189,7 +189,11 @@ let package = Package(
 if Context.environment["MACHNET_FUZZ"] != nil {
   package.targets.append(
     .executableTarget(
-      name: "fuzz-packets", dependencies: ["MachnetMemory", "MachnetTransport", "MachnetWire"], path: "Tests/Fuzz",
+      name: "fuzz",
+      dependencies: [
+        "CLinux", "CMachnetABI", "EngineBench", "MachnetChannel", "MachnetControl", "MachnetEngine", "MachnetMemory",
+        "MachnetSimulation", "MachnetTransport", "MachnetWire", .product(name: "Logging", package: "swift-log"),
+      ], path: "Tests/Fuzz",
       exclude: ["corpus.py"],
       swiftSettings: optimized + [.unsafeFlags(["-parse-as-library"])]))
 }

@@ -1,23 +1,28 @@
 import CLinux
 import CMachnetABI
+import Glibc
 package import MachnetChannel
 package import MachnetEngine
 
-/// A channel as the daemon would make it, with the test in the application's place.
+/// A channel as the daemon would make it, with the test in the application's place. Whoever reads or writes beyond it dies.
 @safe package final class TestChannel {
   package let identifier: UInt32
   package let base: UnsafeMutableRawPointer
   package let size: Int
   package let doorbell = mn_linux_eventfd()
   package let engineCount: UInt32
+  package let endpoints: UInt32
   package static let txCapacity: UInt32 = 262_144
   package static let rxCapacity: UInt32 = 262_144
 
   package init(identifier: UInt32, endpoints: UInt32 = 8, engineCount: UInt32 = 1) {
     self.identifier = identifier
     self.engineCount = engineCount
+    self.endpoints = endpoints
     size = Int(mn_channel_size(endpoints, engineCount, TestChannel.txCapacity, TestChannel.rxCapacity))
-    unsafe base = mn_linux_map(size)!
+    let guarded = unsafe mn_linux_map(size + 2 * Int(MN_PAGE))!
+    unsafe base = guarded + Int(MN_PAGE)
+    precondition(unsafe mprotect(guarded, Int(MN_PAGE), PROT_NONE) == 0 && mprotect(base + size, Int(MN_PAGE), PROT_NONE) == 0)
     let header = unsafe base.assumingMemoryBound(to: mn_channel.self)
     unsafe header.pointee.magic = MN_MAGIC
     unsafe header.pointee.version = MN_ABI_VERSION
@@ -30,11 +35,10 @@ package import MachnetEngine
   }
 
   deinit {
-    unsafe mn_linux_unmap(base, size)
+    unsafe mn_linux_unmap(base - Int(MN_PAGE), size + 2 * Int(MN_PAGE))
     mn_linux_close(doorbell)
   }
 
-  package var endpoints: UInt32 { unsafe base.assumingMemoryBound(to: mn_channel.self).pointee.endpoint_capacity }
   package var isDamaged: Bool { unsafe base.assumingMemoryBound(to: mn_channel.self).pointee.damaged != 0 }
 
   package func block(_ index: UInt32) -> UnsafeMutableRawPointer { unsafe base + Int(mn_endpoint_offset(index)) }

@@ -181,6 +181,11 @@ package final class SimulatedHost {
     return made
   }
 
+  /// The control thread takes a process's channel away. Its memory stays until the engines have been told, and have run.
+  package func detach(_ channel: TestChannel) {
+    for control in controls { _ = try! control.removeChannel(identifier: channel.identifier) }
+  }
+
   /// The daemon dies without a word and comes back: sockets have to be opened again, the network takes back its packets.
   package func restart() {
     engines = []

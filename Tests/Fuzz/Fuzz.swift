@@ -1,8 +1,10 @@
+import Glibc
 import MachnetMemory
 @testable import MachnetTransport
 import MachnetWire
 
 // What a stranger, or a peer that lies, can put on the wire: libFuzzer's side of it. `Scripts/fuzz` builds and runs this.
+// (ChannelFuzz.swift and ControlFuzz.swift are about programs that lie.)
 //
 // An input is a conversation between two transports, a and b, and somebody who writes packets into it. It is a list of steps; a
 // step begins with a byte, whose three low bits say which (`Step`), and whose bit 3 says for whom it is (1: a). What a
@@ -28,16 +30,42 @@ enum Step: UInt8 {
   case lose
 }
 
+/// What is fuzzed: by MACHNET_FUZZ_TARGET.
+private enum Target: String { case packets, channel, control }
+private let target: Target = {
+  guard let name = unsafe getenv("MACHNET_FUZZ_TARGET") else { return .packets }
+  return unsafe Target(rawValue: String(cString: name))!
+}()
+
 @c(LLVMFuzzerTestOneInput)
 public func fuzz(_ base: UnsafePointer<UInt8>, _ count: Int) -> CInt {
   let input = unsafe Input(base, count)
-  let conversation = Conversation()
-  for _ in 0..<Conversation.stepMax where !input.isEmpty {
-    conversation.take(input)
-    conversation.check()
+  switch target {
+  case .packets:
+    let conversation = Conversation()
+    for _ in 0..<Conversation.stepMax where !input.isEmpty {
+      conversation.take(input)
+      conversation.check()
+    }
+    conversation.end()
+  case .channel:
+    let liar = Liar()
+    for _ in 0..<Liar.stepMax where !input.isEmpty { liar.take(input) }
+    liar.end()
+  case .control:
+    let clients = Clients()
+    for _ in 0..<Clients.stepMax where !input.isEmpty { clients.take(input) }
+    clients.end()
   }
-  conversation.end()
   return 0
+}
+
+/// What must be so. (`precondition` is silent in an optimised build.)
+func require(_ isSo: Bool, _ otherwise: @autoclosure () -> String) {
+  if isSo { return }
+  print(otherwise())
+  fflush(nil)
+  preconditionFailure()
 }
 
 @safe
@@ -271,32 +299,32 @@ final class Conversation {
       largeContexts += Int(session.largeAssemblies)
       let sent = distance(session.base, session.nextNumber)
       let all = distance(session.base, session.staged)
-      precondition(sent >= 0 && all >= sent && all <= Transport.windowMax, "\(sent) of \(all) packets are sent")
+      require(sent >= 0 && all >= sent && all <= Transport.windowMax, "\(sent) of \(all) packets are sent")
       var inFlight: Int32 = 0
       var lost: Int32 = 0
       var messages: UInt32 = 0
       for index in 0..<all {
         let it = transport.slots[transport.place(slot, session.base &+ UInt32(index))]
-        precondition((it.state == .staged) == (index >= sent), "packet \(index) of \(sent) is \(it.state)")
-        precondition(it.state != .acknowledged || it.buffer == none, "an acknowledged packet has a buffer")
+        require((it.state == .staged) == (index >= sent), "packet \(index) of \(sent) is \(it.state)")
+        require(it.state != .acknowledged || it.buffer == none, "an acknowledged packet has a buffer")
         inFlight += it.state == .inFlight ? 1 : 0
         lost += it.state == .lost ? 1 : 0
         messages += it.state == .acknowledged ? 0 : UInt32(it.messages)
         held += it.buffer == none ? 0 : 1
       }
-      precondition(inFlight == session.inFlight && lost == session.lost, "\(session.inFlight) in flight, \(session.lost) lost")
-      precondition(messages == session.pendingMessages, "\(session.pendingMessages) messages are pending, \(messages) are")
+      require(inFlight == session.inFlight && lost == session.lost, "\(session.inFlight) in flight, \(session.lost) lost")
+      require(messages == session.pendingMessages, "\(session.pendingMessages) messages are pending, \(messages) are")
       precondition(session.congestion.window >= CongestionControl.least && session.congestion.window <= CongestionControl.most)
     }
-    precondition(inUse == transport.sessionCount, "\(transport.sessionCount) sessions, \(inUse) are in use")
-    precondition(held + transport.freeBufferCount == transport.options.buffers, "\(held) buffers are held")
+    require(inUse == transport.sessionCount, "\(transport.sessionCount) sessions, \(inUse) are in use")
+    require(held + transport.freeBufferCount == transport.options.buffers, "\(held) buffers are held")
     var used = 0
     var large = 0
     for index in 0..<UInt32(transport.assembly.contexts.count) where transport.assembly.contexts[index].isUsed {
       used += 1
       large += Int(index) < transport.assembly.small ? 0 : 1
     }
-    precondition(
+    require(
       used == contexts && large == largeContexts,
       "\(used) assemblies are in use and \(large) of them are large, \(contexts) and \(largeContexts) by sessions")
   }
@@ -307,7 +335,7 @@ final class Conversation {
       hear(ofA: isA)
       while next(fromA: isA) != nil {}
       reach(isA) {
-        precondition($0.sessionCount == 0 && $0.freeBufferCount == $0.options.buffers, "something is left of dead sessions")
+        require($0.sessionCount == 0 && $0.freeBufferCount == $0.options.buffers, "something is left of dead sessions")
       }
     }
   }
