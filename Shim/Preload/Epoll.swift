@@ -561,6 +561,7 @@ public func epollWait(
   guard unsafe mn_load_relaxed_u32(entry) == Kind.epoll, let process = unsafe process, capacity > 0,
     let events = unsafe events, let directory = unsafe process.pointee.directory
   else { return unsafe mn_real_epoll_wait(epfd, events, capacity, timeout, mask) }
+  let call = Handled()
   let epoll = unsafe entry.assumingMemoryBound(to: Epoll.self)
   Loss.reattach()
   if unsafe epoll.pointee.attached == 0 && process.pointee.lostSockets.load(ordering: .relaxed) == 0 {
@@ -596,16 +597,18 @@ public func epollWait(
     }
   }
 
-  var old: UInt64 = 0
-  unsafe mn_sys_signals_block(&old)
-  defer { unsafe mn_sys_signals_restore(&old) }
-  let start = mn_sys_nanoseconds()
-  let deadline = timeout < 0 ? UInt64.max : start &+ UInt64(timeout)
-  var spinner = Spinner(directory, start: start, deadline: deadline)
+  let deadline = timeout < 0 ? UInt64.max : mn_sys_nanoseconds() &+ UInt64(timeout)
+  var spinner = Spinner(directory, deadline: deadline)
+  var signals = unsafe Signals(since: call, areBlocked: mask != nil)
+  defer { signals.restore() }
   while true {
     let step = spinner.step()
     wait.collect()
     if wait.count > 0 { return wait.count }
+    if signals.haveCome(last: step != .look) {
+      mn_set_errno(Int32(MN_EINTR))
+      return -1
+    }
     if step == .over { break }
     if step == .lookAtKernel {
       let reported = unsafe mn_real_epoll_wait(epfd, events, capacity, 0, nil)
@@ -620,8 +623,8 @@ public func epollWait(
       left = now >= deadline ? 0 : Int64(deadline - now)
     }
     // Every watched endpoint is armed, or its eventfd is readable and this returns at once.
-    let reported = unsafe withUnsafePointer(to: &old) { old in
-      unsafe mn_real_epoll_wait(epfd, events, capacity, Loss.limit(left), mask ?? UnsafeRawPointer(old))
+    let reported = unsafe withUnsafePointer(to: &signals.mask) { open in
+      unsafe mn_real_epoll_wait(epfd, events, capacity, Loss.limit(left), mask ?? UnsafeRawPointer(open))
     }
     if reported < 0 { return reported }
     unsafe wait.translate(reported, process)

@@ -149,6 +149,7 @@ private struct PollWait {
   @inline(never)
   mutating func run(_ limit: Int64, _ mask: UnsafeRawPointer?) -> Int32 {
     let programMask = unsafe mask?.assumingMemoryBound(to: UInt64.self)
+    let call = Handled()
     guard let process = unsafe process, let directory = unsafe process.pointee.directory else {
       return unsafe kernelAlone(limit, programMask)
     }
@@ -175,23 +176,23 @@ private struct PollWait {
       return finish(result)
     }
 
-    var old: UInt64 = 0
-    unsafe mn_sys_signals_block(&old)
-    defer { unsafe mn_sys_signals_restore(&old) }
-    let start = mn_sys_nanoseconds()
-    let deadline = limit < 0 ? UInt64.max : start &+ UInt64(limit)
-    var spinner = Spinner(directory, start: start, deadline: deadline)
+    let deadline = limit < 0 ? UInt64.max : mn_sys_nanoseconds() &+ UInt64(limit)
+    var spinner = Spinner(directory, deadline: deadline)
+    var signals = unsafe Signals(since: call, areBlocked: programMask != nil)
+    defer { signals.restore() }
     while offloaded > 0 {
       let step = spinner.step()
       look()
       if ready > 0 && kernels == 0 { return ready }
+      if signals.haveCome(last: step != .look || ready > 0) { return finish(-Int32(MN_EINTR)) }
       if step == .over { break }
       if step == .lookAtKernel || ready > 0 {
-        let result = unsafe withUnsafePointer(to: &old) { unsafe askKernel(process, 0, programMask ?? $0) }
+        let result = unsafe withUnsafePointer(to: &signals.mask) { unsafe askKernel(process, 0, programMask ?? $0) }
         if ready > 0 { return ready }
         if result < 0 { return finish(result) }
       }
     }
+    if signals.haveCome(last: true) { return finish(-Int32(MN_EINTR)) }
     while true {
       var left: Int64 = -1
       if deadline != UInt64.max {
@@ -202,7 +203,7 @@ private struct PollWait {
         look()
         if ready > 0 { left = 0 }
       }
-      let result = unsafe withUnsafePointer(to: &old) { unsafe askKernel(process, Loss.limit(left), programMask ?? $0) }
+      let result = unsafe withUnsafePointer(to: &signals.mask) { unsafe askKernel(process, Loss.limit(left), programMask ?? $0) }
       if ready > 0 { return ready }
       if result < 0 { return finish(result) }
       Loss.reattach()

@@ -43,10 +43,11 @@ extension Socket {
   /// - Returns: as recvmsg(2), errno set on -1.
   @_optimize(speed)
   static func receive(_ socket: SocketPointer, _ call: ReceiveCall, mayWait: Bool = true) -> Int {
+    let handled = Handled.atBegin
     guard call.flags & Int32(MN_MSG_ERRQUEUE) == 0 else { return call.onShadow() }
     if unsafe socket.pointee.endpoint == nil {
       guard unsafe socket.pointee.undecided else { return call.onShadow() }
-      return unsafe receiveUndecided(socket, call, mayWait)
+      return unsafe receiveUndecided(socket, call, mayWait, handled)
     }
     let isLost = unsafe socket.pointee.engineLost
     if isLost { Loss.reattach() }
@@ -65,7 +66,7 @@ extension Socket {
     let waits = unsafe mayWait && !isNonblocking(socket, call.flags) && !socket.pointee.impatient
     if unsafe shadowFirst || !waits || socket.byShadow, let result = unsafe takeFromShadow(socket, call) { return result }
     if let size = unsafe take(socket, call) { return size }
-    if waits { return unsafe receiveLater(socket, call) ?? receiveStale(socket, call) }
+    if waits { return unsafe receiveLater(socket, call, handled) ?? receiveStale(socket, call) }
     Wait.letLand()
     if let size = unsafe take(socket, call) { return size }
     if unsafe isStale(socket, call.fd) { return unsafe receiveStale(socket, call) }
@@ -98,14 +99,25 @@ extension Socket {
 
   /// A receive that has found nothing, and waits.
   ///
+  /// - Parameter handled: when the call began.
   /// - Returns: nil when the number is stale.
   @inline(never)
-  private static func receiveLater(_ socket: SocketPointer, _ call: ReceiveCall) -> Int? {
-    var call = call
+  private static func receiveLater(_ socket: SocketPointer, _ call: ReceiveCall, _ handled: Handled) -> Int? {
     let number = call.fd
+    if unsafe socket.pointee.endpoint != nil, let size = unsafe Wait.briefly(socket, number, handled, { unsafe take(socket, call) }) {
+      return size
+    }
+    var call = call
     var mask: UInt64 = 0
     defer { unsafe letGo(socket, mask) }
-    guard unsafe hold(socket, number, &mask) else { return fail(MN_EBADF) }
+    let isHeld = unsafe hold(socket, number, &mask)
+    if handled.isChanged, let endpoint = unsafe socket.pointee.endpoint,
+      let outcome = unsafe Wait.interrupted(socket, number, handled, restarts: endpoint.pointee.receive_timeout == 0)
+    {
+      if case .failed(let error) = outcome { return fail(error) }
+      return nil
+    }
+    if !isHeld { return fail(MN_EBADF) }
     let start = mn_sys_nanoseconds()
     while true {
       let waited: Waited
@@ -135,13 +147,13 @@ extension Socket {
   }
 
   /// A receive on a socket that may get an endpoint yet.
-  private static func receiveUndecided(_ socket: SocketPointer, _ call: ReceiveCall, _ mayWait: Bool) -> Int {
+  private static func receiveUndecided(_ socket: SocketPointer, _ call: ReceiveCall, _ mayWait: Bool, _ handled: Handled) -> Int {
     if let result = unsafe takeFromShadow(socket, call) { return result }
     if unsafe socket.pointee.awaits { Loss.reattach() }
     let file = mn_sys_fcntl(call.fd, Int32(MN_F_GETFL), 0)
     let nonblocking = call.flags & Int32(MN_MSG_DONTWAIT) != 0 || file < 0 || file & Int32(MN_O_NONBLOCK) != 0
     let waits = unsafe !nonblocking && mayWait && !socket.pointee.impatient
-    return unsafe waits ? receiveLater(socket, call) ?? receiveStale(socket, call) : fail(MN_EAGAIN)
+    return unsafe waits ? receiveLater(socket, call, handled) ?? receiveStale(socket, call) : fail(MN_EAGAIN)
   }
 
   /// Takes a datagram from the RX rings.

@@ -18,9 +18,9 @@ enum Waited {
 /// Waiting: look at the rings, yield or pause for the configured time, then publish "armed", look again, and sleep in
 /// the kernel on shadow, eventfd and control connection together. Whoever waits holds the socket (`Socket.hold`).
 ///
-/// Signals are blocked while the call waits (from `Socket.hold` on) and let through by the system calls in between (ppoll with the
-/// program's own mask), so that a handler never runs unnoticed between two looks: the call ends with EINTR as the
-/// kernel's would.
+/// A handler never runs unnoticed between two looks: the call ends with EINTR as the kernel's would. For the first few looks the
+/// handlers count themselves (`Handled`); then (from `Socket.hold` on) signals are blocked, and let through by the system calls in
+/// between (ppoll with the program's own mask).
 enum Wait {
   private static let neverDeadline = UInt64.max
   /// How long a waiter for room sleeps at most, ns.
@@ -35,6 +35,22 @@ enum Wait {
   static func readable(_ socket: SocketPointer, _ number: Int32, _ fd: inout Int32, _ mask: UInt64) -> Waited {
     let timeout = unsafe mn_endpoint_receive_timeout(socket.pointee.endpoint.unsafelyUnwrapped)
     return unsafe wait(socket, number, &fd, mask, timeout, forInput: true)
+  }
+
+  /// The first looks of a receive that has found nothing, which mostly are enough, until the kernel is to be asked as well.
+  /// Nothing is held, and signals are not blocked: each of it costs more than a look.
+  ///
+  /// - Parameter look: whether the receive has ended.
+  /// - Returns: nil when the wait goes on.
+  @inline(__always)
+  static func briefly(_ socket: SocketPointer, _ number: Int32, _ handled: Handled, _ look: () -> Int?) -> Int? {
+    guard let process = unsafe process, let directory = unsafe process.pointee.directory else { return nil }
+    var spinner = Spinner(directory)
+    while spinner.step() == .look {
+      if let result = look() { return result }
+      if unsafe handled.isChanged || mn_table_get(number) != UnsafeMutableRawPointer(socket) { return nil }
+    }
+    return nil
   }
 
   /// Waits until the TX ring has room.
@@ -60,6 +76,7 @@ enum Wait {
       left = max(0, time.0 * 1_000_000_000 + time.1 * 1000 - Int64(mn_sys_nanoseconds() &- start))
     }
     let asleep = Loss.limit(left)
+    let handled = Handled()
     var entries: InlineArray<2, mn_pollfd> = .init(repeating: mn_pollfd(descriptor: kick, events: Int16(MN_POLLIN), returned: 0))
     entries[0] = mn_pollfd(descriptor: fd, events: Int16(MN_POLLIN | MN_POLLRDHUP), returned: 0)
     let result = unsafe withUnsafeMutableBytes(of: &entries) { entries in
@@ -72,7 +89,7 @@ enum Wait {
       Loss.reattach()
       return .ready
     }
-    if result == -Int32(MN_EINTR) { return unsafe interrupted(socket, number, restarts: left < 0) ?? .ready }
+    if result == -Int32(MN_EINTR) { return unsafe interrupted(socket, number, handled, restarts: left < 0) ?? .ready }
     unsafe noteShutdown(socket, entries[0])
     return entries[1].returned != 0 ? .lost : .ready
   }
@@ -101,9 +118,13 @@ enum Wait {
     unsafe forInput ? Socket.hasInput(socket) : Socket.hasRoom(socket)
   }
 
+  /// A handler has run since `handled`.
+  ///
+  /// - Parameter restarts: whether the kernel begins such a call anew after a handler that says SA_RESTART.
   /// - Returns: nil when the call goes on.
-  private static func interrupted(_ socket: SocketPointer, _ number: Int32, restarts: Bool) -> Waited? {
-    if !restarts || !mn_sys_signals_restart() { return .failed(MN_EINTR) }
+  @inline(never)
+  static func interrupted(_ socket: SocketPointer, _ number: Int32, _ handled: Handled, restarts: Bool) -> Waited? {
+    if !restarts || !handled.restarts { return .failed(MN_EINTR) }
     return unsafe mn_table_get(number) == UnsafeMutableRawPointer(socket) ? nil : .restarted
   }
 
@@ -113,9 +134,8 @@ enum Wait {
   ) -> Waited {
     guard let process = unsafe process, let directory = unsafe process.pointee.directory else { return .lost }
     var mask = mask
-    let start = mn_sys_nanoseconds()
-    let deadline = timeout == 0 ? neverDeadline : start &+ timeout
-    var spinner = Spinner(directory, start: start, deadline: deadline)
+    let deadline = timeout == 0 ? neverDeadline : mn_sys_nanoseconds() &+ timeout
+    var spinner = Spinner(directory, deadline: deadline)
     while true {
       if unsafe isReady(socket, forInput) { return .ready }
       if unsafe socket.pointee.engineLost && !forInput { return .lost }
@@ -163,6 +183,7 @@ enum Wait {
     var entries: InlineArray<3, mn_pollfd> = .init(repeating: mn_pollfd(descriptor: -1, events: 0, returned: 0))
     entries[0] = mn_pollfd(descriptor: forInput ? fd : -1, events: Int16(MN_POLLIN | MN_POLLRDHUP), returned: 0)
     entries[1] = unsafe mn_pollfd(descriptor: Process.connection(process), events: 0, returned: 0)
+    let handled = Handled()
     if left != 0 { entries[2] = unsafe mn_pollfd(descriptor: socket.pointee.event, events: Int16(MN_POLLIN), returned: 0) }
     let result = unsafe withUnsafeMutableBytes(of: &entries) { bytes -> Int32 in
       let entries = unsafe bytes.baseAddress!.assumingMemoryBound(to: mn_pollfd.self)
@@ -173,7 +194,7 @@ enum Wait {
       return unsafe sleep(entries, 3, left, mask, holding: socket)
     }
     // A socket with a timeout is never restarted (signal(7)).
-    if result == -Int32(MN_EINTR) { return unsafe interrupted(socket, number, restarts: timeout == 0) }
+    if result == -Int32(MN_EINTR) { return unsafe interrupted(socket, number, handled, restarts: timeout == 0) }
     if result <= 0 { return nil }
     if unsafe entries[1].returned != 0 && Loss.check(process) { return .lost }
     unsafe noteShutdown(socket, entries[0])
@@ -283,12 +304,69 @@ enum Wait {
   }
 }
 
+/// Which of the program's signal handlers have run on this thread.
+struct Handled {
+  private let before: mn_handled
+
+  init() { before = mn_handled_now() }
+  private init(_ before: mn_handled) { self.before = before }
+
+  /// When the receive began that goes on here.
+  static var atBegin: Handled { Handled(mn_handled_at_begin()) }
+
+  /// Whether one has since.
+  var isChanged: Bool { mn_handled_now().all != before.all }
+
+  /// Whether the kernel would begin a call anew that is interrupted now: all that ran say SA_RESTART. Those that were installed by
+  /// a system call are not counted; where none of the others ran, all handlers that there are must say so.
+  var restarts: Bool {
+    let now = mn_handled_now()
+    return now.interrupting == before.interrupting && (now.all != before.all || mn_sys_signals_restart())
+  }
+}
+
+/// The signals during a wait that every handler ends: let through for the first few looks, then blocked, when only the system calls
+/// in between let them through.
+struct Signals {
+  /// The thread's mask, once they are blocked.
+  var mask: UInt64 = 0
+  private var areBlocked = false
+  private let handled: Handled
+
+  /// - Parameters:
+  ///   - call: when the call began.
+  ///   - areBlocked: from the beginning, since another mask is the kernel's to put in force.
+  init(since call: Handled, areBlocked: Bool) {
+    handled = call
+    if areBlocked { block() }
+  }
+
+  private mutating func block() {
+    unsafe mn_sys_signals_block(&mask)
+    areBlocked = true
+  }
+
+  func restore() { if areBlocked { unsafe withUnsafePointer(to: mask) { unsafe mn_sys_signals_restore($0) } } }
+
+  /// Whether a handler has run.
+  ///
+  /// - Parameter last: whether this was the last look with signals let through.
+  @inline(never)
+  mutating func haveCome(last: Bool) -> Bool {
+    if areBlocked { return false }
+    if last { block() }
+    return handled.isChanged
+  }
+}
+
 /// The time between finding the rings empty and going to sleep.
 struct Spinner {
   enum Step { case look, lookAtKernel, over }
 
-  /// When to stop, CLOCK_MONOTONIC ns.
-  private let deadline: UInt64
+  /// How long it may take, ns, and when it ends at the latest, CLOCK_MONOTONIC ns.
+  private let spin: UInt64
+  private var deadline: UInt64
+  private var isStarted = false
   private let yields: Bool
   private var turn: UInt32 = 0
   /// The rings are looked at until then before the core is given away again, cycles.
@@ -296,19 +374,31 @@ struct Spinner {
   /// The longest that a yield makes us look, cycles: about what two context switches cost.
   private static var longest: UInt64 { 6000 }
 
-  init(_ directory: Directory, start: UInt64, deadline: UInt64) {
+  init(_ directory: Directory, deadline: UInt64 = .max) {
     var spin = unsafe Int64(directory.header.pointee.spin_nanoseconds)
     var yields = unsafe directory.header.pointee.yield_while_spinning != 0
     if let process = unsafe process {
       if unsafe process.pointee.spinNanoseconds >= 0 { unsafe spin = process.pointee.spinNanoseconds }
       if unsafe process.pointee.yields >= 0 { unsafe yields = process.pointee.yields != 0 }
     }
-    self.deadline = min(start &+ UInt64(spin), deadline)
+    self.spin = UInt64(spin)
+    self.deadline = deadline
     self.yields = yields
   }
 
+  /// Whether it is over. (Mostly what is waited for is there before the clock is read at all.)
+  @inline(never)
+  private mutating func isOver() -> Bool {
+    let now = mn_sys_nanoseconds()
+    if !isStarted {
+      isStarted = true
+      deadline = min(deadline, now &+ spin)
+    }
+    return now >= deadline
+  }
+
   /// Lets the processor go (or pauses) once.
-  @inline(__always)
+  @inline(never)
   mutating func step() -> Step {
     if yields {
       let start = mn_cycles()
@@ -322,13 +412,13 @@ struct Spinner {
       // soon costs two more of them.
       let back = mn_cycles()
       lookUntil = back &+ min((back &- start) / 2, Spinner.longest)
-      if turn & 3 == 0 && mn_sys_nanoseconds() >= deadline { return .over }
+      if turn & 3 == 0 && isOver() { return .over }
       // Soon for what has come by the shadow, then now and then.
       return turn == 2 || turn & 7 == 0 ? .lookAtKernel : .look
     }
     turn &+= 1
     for _ in 0..<8 { mn_pause() }
-    if turn & 15 == 0 && mn_sys_nanoseconds() >= deadline { return .over }
+    if turn & 15 == 0 && isOver() { return .over }
     return turn & 63 == 0 ? .lookAtKernel : .look
   }
 }

@@ -206,6 +206,11 @@ static inline __attribute__((always_inline)) void *entry_of(int fd) {
                        char *const *, char *const *))                                                             \
   X(posix_spawnp, int, (pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *,     \
                         char *const *, char *const *))                                                            \
+  X(sigaction, int, (int, const struct sigaction *, struct sigaction *))                                          \
+  X(signal, sighandler_t, (int, sighandler_t))                                                                    \
+  X(sysv_signal, sighandler_t, (int, sighandler_t))                                                               \
+  X(sigset, sighandler_t, (int, sighandler_t))                                                                    \
+  X(siginterrupt, int, (int, int))                                                                                \
   X(syscall, long, (long, ...))
 
 #define DECLARE(name, result, arguments) result(*name) arguments;
@@ -288,23 +293,24 @@ void mn_thread_set_inside(bool value) {
   __asm__ volatile("" ::: "memory"); // for this thread's handlers
 }
 
-int32_t mn_real_bind(int32_t fd, const void *a, uint32_t l) { return REAL(bind)(fd, a, l); }
-int32_t mn_real_connect(int32_t fd, const void *a, uint32_t l) { return REAL(connect)(fd, a, l); }
+// (Swift's half calls after our constructor only: no question whether they are resolved.)
+int32_t mn_real_bind(int32_t fd, const void *a, uint32_t l) { return real.bind(fd, a, l); }
+int32_t mn_real_connect(int32_t fd, const void *a, uint32_t l) { return real.connect(fd, a, l); }
 int64_t mn_real_sendto(int32_t fd, const void *p, size_t n, int32_t f, const void *a, uint32_t l) {
-  return REAL(sendto)(fd, p, n, f, a, l);
+  return real.sendto(fd, p, n, f, a, l);
 }
-int64_t mn_real_sendmsg(int32_t fd, const struct mn_msghdr *m, int32_t f) { return REAL(sendmsg)(fd, (const void *)m, f); }
+int64_t mn_real_sendmsg(int32_t fd, const struct mn_msghdr *m, int32_t f) { return real.sendmsg(fd, (const void *)m, f); }
 int64_t mn_real_recvfrom(int32_t fd, void *p, size_t n, int32_t f, void *a, uint32_t *l) {
-  return REAL(recvfrom)(fd, p, n, f, a, l);
+  return real.recvfrom(fd, p, n, f, a, l);
 }
-int64_t mn_real_recvmsg(int32_t fd, struct mn_msghdr *m, int32_t f) { return REAL(recvmsg)(fd, (void *)m, f); }
-int32_t mn_real_getsockopt(int32_t fd, int32_t v, int32_t n, void *p, uint32_t *l) { return REAL(getsockopt)(fd, v, n, p, l); }
-int32_t mn_real_setsockopt(int32_t fd, int32_t v, int32_t n, const void *p, uint32_t l) { return REAL(setsockopt)(fd, v, n, p, l); }
-int32_t mn_real_getpeername(int32_t fd, void *a, uint32_t *l) { return REAL(getpeername)(fd, a, l); }
-int32_t mn_real_shutdown(int32_t fd, int32_t how) { return REAL(shutdown)(fd, how); }
-int32_t mn_real_ioctl(int32_t fd, uint64_t request, void *argument) { return REAL(ioctl)(fd, request, argument); }
+int64_t mn_real_recvmsg(int32_t fd, struct mn_msghdr *m, int32_t f) { return real.recvmsg(fd, (void *)m, f); }
+int32_t mn_real_getsockopt(int32_t fd, int32_t v, int32_t n, void *p, uint32_t *l) { return real.getsockopt(fd, v, n, p, l); }
+int32_t mn_real_setsockopt(int32_t fd, int32_t v, int32_t n, const void *p, uint32_t l) { return real.setsockopt(fd, v, n, p, l); }
+int32_t mn_real_getpeername(int32_t fd, void *a, uint32_t *l) { return real.getpeername(fd, a, l); }
+int32_t mn_real_shutdown(int32_t fd, int32_t how) { return real.shutdown(fd, how); }
+int32_t mn_real_ioctl(int32_t fd, uint64_t request, void *argument) { return real.ioctl(fd, request, argument); }
 int32_t mn_real_ppoll(struct mn_pollfd *e, uint64_t n, const struct mn_timespec *t, const void *m) {
-  return REAL(ppoll)((void *)e, n, (const void *)t, m);
+  return real.ppoll((void *)e, n, (const void *)t, m);
 }
 int32_t mn_sleep(struct mn_pollfd *e, uint64_t n, const struct mn_timespec *t, const void *m, void *held) {
   if (!held) return mn_real_ppoll(e, n, t, m);
@@ -315,13 +321,13 @@ int32_t mn_sleep(struct mn_pollfd *e, uint64_t n, const struct mn_timespec *t, c
   return result;
 }
 int32_t mn_real_pselect(int32_t n, void *r, void *w, void *x, const struct mn_timespec *t, const void *m) {
-  return REAL(pselect)(n, r, w, x, (const void *)t, m);
+  return real.pselect(n, r, w, x, (const void *)t, m);
 }
-int32_t mn_real_epoll_ctl(int32_t epfd, int32_t op, int32_t fd, void *event) { return REAL(epoll_ctl)(epfd, op, fd, event); }
+int32_t mn_real_epoll_ctl(int32_t epfd, int32_t op, int32_t fd, void *event) { return real.epoll_ctl(epfd, op, fd, event); }
 int32_t mn_real_epoll_wait(int32_t epfd, void *events, int32_t capacity, int64_t timeout, const void *mask) {
   if (timeout <= 0 || timeout % 1000000 == 0) {
     int64_t ms = timeout < 0 ? -1 : timeout / 1000000;
-    return REAL(epoll_pwait)(epfd, events, capacity, ms > INT_MAX ? INT_MAX : (int)ms, mask);
+    return real.epoll_pwait(epfd, events, capacity, ms > INT_MAX ? INT_MAX : (int)ms, mask);
   }
   struct timespec t = {timeout / 1000000000, timeout % 1000000000};
   if (real.epoll_pwait2) {
@@ -330,7 +336,7 @@ int32_t mn_real_epoll_wait(int32_t epfd, void *events, int32_t capacity, int64_t
     errno = saved;
   }
   int64_t ms = (timeout + 999999) / 1000000;
-  return REAL(epoll_pwait)(epfd, events, capacity, ms > INT_MAX ? INT_MAX : (int)ms, mask);
+  return real.epoll_pwait(epfd, events, capacity, ms > INT_MAX ? INT_MAX : (int)ms, mask);
 }
 
 // What is not called for each datagram is to be small.
@@ -388,10 +394,12 @@ void mn_sys_futex_wait(void *word, uint32_t value) { RAW(SYS_futex, word, FUTEX_
 void mn_sys_futex_wake(void *word) { RAW(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, 0, 0, 0); }
 int32_t mn_sys_yield(void) { return (int32_t)RAW(SYS_sched_yield, 0, 0, 0, 0, 0, 0); }
 
+#define SIGNAL_BIT(number) (1ull << ((number) - 1))
+// Synchronous signals tell of a fault of the thread itself; blocked, they would kill it without its handler.
+static const uint64_t faults = SIGNAL_BIT(SIGSEGV) | SIGNAL_BIT(SIGBUS) | SIGNAL_BIT(SIGFPE) | SIGNAL_BIT(SIGILL) |
+                               SIGNAL_BIT(SIGTRAP) | SIGNAL_BIT(SIGSYS) | SIGNAL_BIT(SIGABRT);
+
 void mn_sys_signals_block(void *old) {
-  // Synchronous signals tell of a fault of the thread itself; blocked, they would kill it without its handler.
-  const uint64_t faults = 1ull << (SIGSEGV - 1) | 1ull << (SIGBUS - 1) | 1ull << (SIGFPE - 1) | 1ull << (SIGILL - 1) |
-                          1ull << (SIGTRAP - 1) | 1ull << (SIGSYS - 1) | 1ull << (SIGABRT - 1);
   const uint64_t set = ~faults;
   RAW(SYS_rt_sigprocmask, SIG_BLOCK, &set, old, 8, 0, 0);
 }
@@ -601,6 +609,7 @@ INLINE bool rings_are_empty(const struct mn_look *look) {
 }
 // The end of a system call on the shadow that did not say EAGAIN.
 INLINE ssize_t count_received(const struct mn_head *head, long result) {
+  mn_look_ends();
   if (UNLIKELY(result < 0)) return errno = (int)-result, -1;
   struct mn_endpoint *endpoint = endpoint_of(head);
   if (endpoint) mn_endpoint_count_received(endpoint, result);
@@ -741,6 +750,7 @@ SLOW ssize_t shadow_recvfrom(int fd, void *data, size_t size, int flags, struct 
   struct mn_head *head = lookup(fd);
   if (UNLIKELY((uintptr_t)head <= 1 || flags & MSG_ERRQUEUE || !rings_are_empty(__atomic_load_n(&head->look, __ATOMIC_ACQUIRE))))
     return mn_slow_recvfrom(fd, data, size, flags, address, length);
+  mn_look_begins();
   long result = RAW(SYS_recvfrom, fd, data, size, flags | MSG_DONTWAIT, address, length);
   return LIKELY(result != -EAGAIN) ? count_received(head, result) : mn_slow_recvfrom(fd, data, size, flags, address, length);
 }
@@ -775,6 +785,7 @@ SLOW ssize_t slow_recvmsg(int fd, struct msghdr *message, int flags) {
   uint32_t way = mn_head_receive(head);
   if (way == MN_RECEIVE_KERNEL) return real.recvmsg(fd, message, flags);
   if (way == MN_RECEIVE_LOOK && mn_head_by_shadow(head) && !(flags & MSG_ERRQUEUE) && rings_are_empty(__atomic_load_n(&head->look, __ATOMIC_ACQUIRE))) {
+    mn_look_begins();
     long result = RAW(SYS_recvmsg, fd, message, flags | MSG_DONTWAIT, 0, 0, 0);
     if (result != -EAGAIN) return count_received(head, result);
   }
@@ -1241,6 +1252,68 @@ EXPORT int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_acti
 EXPORT int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *actions,
                         const posix_spawnattr_t *attributes, char *const *arguments, char *const *environment) {
   return spawn(REAL(posix_spawnp), pid, file, actions, attributes, arguments, environment);
+}
+
+// Where a call of ours waits, the program's signal handlers may run between two looks at the rings. They are counted, so
+// that the call knows of it (mn_handled), without two system calls that block signals: the kernel calls `handle`, which
+// calls the program's own. Programs see theirs only. A handler installed by a system call of its own is not counted; it is
+// noticed as long as signals are blocked, which is soon.
+__thread struct mn_handled mn_handled __attribute__((tls_model("initial-exec"))), mn_looked_at __attribute__((tls_model("initial-exec")));
+__thread bool mn_has_looked __attribute__((tls_model("initial-exec")));
+static void (*handlers[_NSIG])(int, siginfo_t *, void *);
+static uint64_t restarting; // SIGNAL_BIT: its handler says SA_RESTART
+
+static void handle(int number, siginfo_t *info, void *context) {
+  mn_handled.all++;
+  if (!(__atomic_load_n(&restarting, __ATOMIC_RELAXED) & SIGNAL_BIT(number))) mn_handled.interrupting++;
+  __atomic_load_n(&handlers[number], __ATOMIC_RELAXED)(number, info, context);
+}
+
+// (What tells of a fault interrupts no call that waits. libc keeps the first two real-time signals for itself.)
+static bool counts(int number) {
+  return number > 0 && number < _NSIG && !(SIGNAL_BIT(number) & (faults | SIGNAL_BIT(SIGKILL) | SIGNAL_BIT(SIGSTOP))) &&
+         (number < __SIGRTMIN || number >= __SIGRTMIN + 2);
+}
+
+EXPORT int sigaction(int number, const struct sigaction *action, struct sigaction *old) {
+  struct sigaction ours;
+  __typeof__(&handle) before = counts(number) ? __atomic_load_n(&handlers[number], __ATOMIC_RELAXED) : NULL;
+  // The child of a vfork has handlers of its own, in memory that it only borrows.
+  if (action && action->sa_handler != SIG_DFL && action->sa_handler != SIG_IGN && counts(number) && mn_is_at_home()) {
+    ours = *action;
+    action = &ours;
+    if (ours.sa_sigaction != handle) __atomic_store_n(&handlers[number], ours.sa_sigaction, __ATOMIC_RELAXED);
+    ours.sa_sigaction = handle;
+    if (ours.sa_flags & SA_RESTART) __atomic_fetch_or(&restarting, SIGNAL_BIT(number), __ATOMIC_RELAXED);
+    else __atomic_fetch_and(&restarting, ~SIGNAL_BIT(number), __ATOMIC_RELAXED);
+  }
+  int result = REAL(sigaction)(number, action, old);
+  if (result == 0 && old && old->sa_sigaction == handle) old->sa_sigaction = before;
+  return result;
+}
+EXPORT int __sigaction(int number, const struct sigaction *action, struct sigaction *old) { return sigaction(number, action, old); }
+
+// libc's other ways to install a handler go past us; what they have done is done again.
+static void recount(int number) {
+  struct sigaction now;
+  if (counts(number) && REAL(sigaction)(number, NULL, &now) == 0) sigaction(number, &now, NULL);
+}
+static sighandler_t install(sighandler_t (*call)(int, sighandler_t), int number, sighandler_t handler) {
+  sighandler_t before = counts(number) ? (sighandler_t)(void *)__atomic_load_n(&handlers[number], __ATOMIC_RELAXED) : NULL;
+  sighandler_t old = call(number, handler);
+  recount(number);
+  return old == (sighandler_t)(void *)handle ? before : old;
+}
+EXPORT sighandler_t signal(int number, sighandler_t handler) { return install(REAL(signal), number, handler); }
+EXPORT sighandler_t bsd_signal(int number, sighandler_t handler) { return signal(number, handler); }
+EXPORT sighandler_t ssignal(int number, sighandler_t handler) { return signal(number, handler); }
+EXPORT sighandler_t sysv_signal(int number, sighandler_t handler) { return install(REAL(sysv_signal), number, handler); }
+EXPORT sighandler_t __sysv_signal(int number, sighandler_t handler) { return sysv_signal(number, handler); }
+EXPORT sighandler_t sigset(int number, sighandler_t disposition) { return install(REAL(sigset), number, disposition); }
+EXPORT int siginterrupt(int number, int interrupts) {
+  int result = REAL(siginterrupt)(number, interrupts);
+  if (result == 0) recount(number);
+  return result;
 }
 
 // libuv, some runtimes and test suites name these calls by number.

@@ -311,6 +311,25 @@ static inline uint32_t mn_thread_id(void) {
 void mn_thread_id_forget(void);
 /// A call that waits for nothing is a cancellation point all the same, where it has time for that.
 void mn_cancellation_point(void);
+/// Signal handlers of the program that have run on this thread: all, and those without SA_RESTART; modulo 2^32.
+struct mn_handled { uint32_t all, interrupting; };
+extern MN_HIDDEN __thread struct mn_handled mn_handled __attribute__((tls_model("initial-exec")));
+static inline struct mn_handled mn_handled_now(void) {
+  // (A handler may run between any two instructions.)
+  const volatile struct mn_handled *now = &mn_handled;
+  return (struct mn_handled){now->all, now->interrupting};
+}
+/// A receive that first looks at the shadow alone began then.
+extern MN_HIDDEN __thread struct mn_handled mn_looked_at __attribute__((tls_model("initial-exec")));
+extern MN_HIDDEN __thread bool mn_has_looked __attribute__((tls_model("initial-exec")));
+static inline void mn_look_begins(void) { mn_looked_at = mn_handled_now(), mn_has_looked = true; }
+static inline void mn_look_ends(void) { mn_has_looked = false; }
+/// As mn_handled_now, when the call began that goes on here.
+static inline struct mn_handled mn_handled_at_begin(void) {
+  if (!mn_has_looked) return mn_handled_now();
+  mn_has_looked = false;
+  return mn_looked_at;
+}
 /// Whether this thread is at the process's lock (or waits for it): what interrupts it must not wait.
 bool mn_thread_is_inside(void);
 void mn_thread_set_inside(bool inside);

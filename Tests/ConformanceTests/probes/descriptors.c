@@ -133,6 +133,24 @@ CASE(case_37_signal, "dup2 over a socket in which a thread is blocked, or close,
   }
 }
 
+CASE(two_handlers, "of two signals one has a handler that restarts calls: which of them ends a receive") {
+  struct sigaction restarts = {.sa_handler = nothing, .sa_flags = SA_RESTART}, ends = {.sa_handler = nothing};
+  sigaction(SIGUSR1, &restarts, NULL);
+  sigaction(SIGUSR2, &ends, NULL);
+  int a = udp("a"), b = udp("b");
+  struct blocked receiver;
+  start(&receiver, a, by_recv);
+  pthread_kill(receiver.handle, SIGUSR1);
+  for (int asleep = 0; asleep < 20 && is_blocked(&receiver); asleep++) usleep(1000);
+  say("  after SIGUSR1 it is %s", is_blocked(&receiver) ? "blocked" : "over");
+  send_to(b, a, 1, 10);
+  finish(&receiver, "a datagram");
+  start(&receiver, a, by_recv);
+  pthread_kill(receiver.handle, SIGUSR2);
+  finish(&receiver, "SIGUSR2");
+  signal(SIGUSR1, SIG_DFL), signal(SIGUSR2, SIG_DFL);
+}
+
 CASE(case_37_restart, "a call that a signal restarts, after its number has got another file (case 37)") {
   struct sigaction action = {.sa_handler = nothing, .sa_flags = SA_RESTART}, old;
   sigaction(SIGUSR1, &action, &old);
