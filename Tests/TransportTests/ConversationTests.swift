@@ -92,15 +92,20 @@ let seconds: UInt64 = 1_000_000_000
     }
   }
 
-  /// The peer's engine is away for 20 ms, and says so; then what waited for it arrives, originals before copies.
-  @Test func `timeouts while the peer is away leave the window as it was`() {
+  /// A session that has carried messages for a while, and its congestion window.
+  private func experienced() -> (Exchange, window: Double) {
     let it = Exchange(seed: runSeed)
     it.open()
     for _ in 0..<50 {
       #expect(it.send(1000))
       it.settle()
     }
-    let before = it.a.snapshot(0)!.congestionWindow
+    return (it, it.a.snapshot(0)!.congestionWindow)
+  }
+
+  /// The peer's engine is away for 20 ms, and says so; then what waited for it arrives, originals before copies.
+  @Test func `timeouts while the peer is away leave the window as it was`() {
+    let (it, before) = experienced()
     let began = it.now
     var waiting: [([UInt8], PortPair)] = []
     for _ in 0..<4 { #expect(it.send(1000)) }
@@ -126,13 +131,7 @@ let seconds: UInt64 = 1_000_000_000
 
   @Test func `a sample in which this side was away says nothing, and one that goes far beyond does`() {
     for (away, isSlower) in [(10 * milliseconds, false), (5 * milliseconds, true)] {
-      let it = Exchange(seed: runSeed)
-      it.open()
-      for _ in 0..<50 {
-        #expect(it.send(1000))
-        it.settle()
-      }
-      let before = it.a.snapshot(0)!.congestionWindow
+      let (it, before) = experienced()
       // Three rounds of it: the least delay of two counts.
       for _ in 0..<3 {
         #expect(it.send(1000))
