@@ -46,6 +46,8 @@ public struct Config: Sendable, Equatable {
     public var idleMicroseconds = 200
     /// Each interface is a host of its own: what one sends to the other goes over the wire.
     public var separateHosts = false
+    /// An engine that has made no round for so long ends the daemon; 0: none does. 0...3600.
+    public var stallSeconds = 10
 
     public var count: Int { max(1, cpus.count) }
   }

@@ -129,7 +129,7 @@ package struct ConfigReader {
 
   private mutating func engine(_ node: Node?) -> Config.Engine {
     var engine = Config.Engine()
-    let fields = mapping(node, "the section 'engine'", keys: ["cpus", "polling", "idle-us", "separate-hosts"], mayBeNull: true)
+    let fields = mapping(node, "the section 'engine'", keys: ["cpus", "polling", "idle-us", "separate-hosts", "stall-s"], mayBeNull: true)
     var cpus: [Int] = []
     for item in sequence(fields["cpus"], "a list of CPUs", atMost: Int(MN_ENGINES_MAX)) {
       guard let cpu = text(item, "the number of a CPU", { decimal($0, in: 0...65535) }) else { continue }
@@ -143,6 +143,7 @@ package struct ConfigReader {
     engine.cpus = cpus
     engine.polling = choice(fields["polling"]) ?? engine.polling
     engine.idleMicroseconds = integer(fields["idle-us"], 0...1_000_000, "microseconds") ?? engine.idleMicroseconds
+    engine.stallSeconds = integer(fields["stall-s"], 0...3600, "seconds") ?? engine.stallSeconds
     engine.separateHosts = text(fields["separate-hosts"], "true or false", { Bool($0) }) ?? engine.separateHosts
     return engine
   }

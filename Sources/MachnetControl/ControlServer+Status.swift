@@ -83,6 +83,7 @@ extension ControlServer {
       index: index, cpu: config.engine.cpus.isEmpty ? nil : config.engine.cpus[index],
       polling: engine.options.polling.rawValue,
       sleeping: unsafe mn_load_relaxed_u32(directory.directory.engineWord(engine.options.index)) != 0,
+      stalledSeconds: pulses[index].stalledSeconds,
       interfaces: engine.options.interfaces.map(\.name), drops: named(counters.drops),
       counters: Dictionary(uniqueKeysWithValues: values),
       transport: Dictionary(

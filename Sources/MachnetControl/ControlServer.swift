@@ -38,6 +38,8 @@ public final class ControlServer: @unchecked Sendable {
   var statusReaders: [StatusRequest]?
   var statusWaiters: [StatusRequest] = []
   var generation: UInt32 = 0
+  /// One per engine.
+  var pulses: [EnginePulse]
 
   private var nextConnection = Name.firstConnection
   private var nextChannel: UInt32 = 1
@@ -73,6 +75,7 @@ public final class ControlServer: @unchecked Sendable {
     self.config = config
     self.directory = directory
     self.engines = engines
+    pulses = Array(repeating: EnginePulse(), count: engines.count)
     self.log = log
     self.reread = reread
     var cookie: UInt64 = 0
@@ -107,7 +110,9 @@ public final class ControlServer: @unchecked Sendable {
   public func stop() { mn_linux_eventfd_signal(stopping.number) }
 
   /// Serves until `stop` or a signal, then takes the socket away and lets every application know.
-  public func run() throws(SystemError) {
+  ///
+  /// - Throws: `StalledEngine`, whose thread will not end.
+  public func run() throws {
     defer {
       directory.markStopping()
       socket.remove()
@@ -127,6 +132,7 @@ public final class ControlServer: @unchecked Sendable {
         directory.refreshHostAddresses()
         closeOrphans()
         forgetUnclaimed()
+        try feelPulses()
         nextTick = now + 1_000_000_000
       }
       finishDepartures()
@@ -141,6 +147,19 @@ public final class ControlServer: @unchecked Sendable {
         case Name.firstEngine..<Name.firstConnection: takeFaults(engines[Int(name - Name.firstEngine)])
         default: serve(name)
         }
+      }
+    }
+  }
+
+  /// Programs whose engine hangs would wait for ever, because the daemon lives and answers. Better none than such a one: they go
+  /// on by the kernel. Called once a second.
+  private func feelPulses() throws(StalledEngine) {
+    for (index, engine) in engines.enumerated() {
+      let limit = config.engine.stallSeconds
+      switch pulses[index].feel(rounds: engine.counters()[.iterations], limit: limit) {
+      case .fine: break
+      case .quiet: engine.prod()
+      case .gone: throw StalledEngine(index: index, seconds: limit)
       }
     }
   }
@@ -449,6 +468,43 @@ final class Connection {
     self.uid = uid
     self.isOperator = isOperator
   }
+}
+
+/// Why a daemon ends by itself.
+public struct StalledEngine: Error, CustomStringConvertible {
+  public let index, seconds: Int
+  public var description: String { "engine \(index) has made no round for \(seconds) s: programs go on by the kernel" }
+}
+
+/// Whether an engine makes its rounds, by looks a second apart. It is the looks that count: a daemon that was stopped, or a virtual
+/// machine that was, finds all its engines where they were.
+struct EnginePulse {
+  enum Finding { case fine, quiet, gone }
+
+  private var rounds: UInt64 = 0
+  private var looks = 0
+  private var asked = 0
+
+  /// - Parameters:
+  ///   - rounds: what the engine has counted.
+  ///   - limit: looks after which it is gone; 0: never.
+  /// - Returns: quiet: it may be asleep, and is to be asked for a round.
+  mutating func feel(rounds: UInt64, limit: Int) -> Finding {
+    if rounds != self.rounds {
+      self = EnginePulse(rounds: rounds)
+      return .fine
+    }
+    looks += 1
+    if limit != 0 && looks >= limit && looks > asked + 1 && asked != 0 { return .gone }
+    if asked == 0 && looks >= max(1, limit / 2) {
+      asked = looks
+      return .quiet
+    }
+    return .fine
+  }
+
+  /// Of an engine that was asked.
+  var stalledSeconds: Int { asked != 0 && looks > asked ? looks : 0 }
 }
 
 /// What the control plane counts.

@@ -164,6 +164,7 @@ extension StatusReport.EngineStatus {
       text.field(Key.cpu, cpu)
       text.field(Key.polling, polling)
       text.field(Key.sleeping, sleeping)
+      text.field(Key.stalledSeconds, stalledSeconds)
       text.list(Key.interfaces, interfaces) { $0.quote($1) }
       text.field(Key.drops, drops)
       text.field(Key.transport, transport)

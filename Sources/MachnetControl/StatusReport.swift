@@ -67,6 +67,8 @@ public struct StatusReport: Decodable, Sendable {
     public var cpu: Int?
     public var polling: String
     public var sleeping: Bool
+    /// For how long it has made no round, though it was asked to; 0: it makes them.
+    public var stalledSeconds = 0
     public var interfaces: [String]
     /// By reason; reasons that never occurred are left out.
     public var drops: [String: UInt64]
@@ -247,11 +249,12 @@ extension StatusReport.EngineStatus {
     static let cpu = Key(stringValue: "cpu")
     static let polling = Key(stringValue: "polling")
     static let sleeping = Key(stringValue: "sleeping")
+    static let stalledSeconds = Key(stringValue: "stalled_seconds")
     static let interfaces = Key(stringValue: "interfaces")
     static let drops = Key(stringValue: "drops")
     static let transport = Key(stringValue: "transport")
     static let sessions = Key(stringValue: "sessions")
-    static let own: Set<Key> = [index, cpu, polling, sleeping, interfaces, drops, transport, sessions]
+    static let own: Set<Key> = [index, cpu, polling, sleeping, stalledSeconds, interfaces, drops, transport, sessions]
   }
 
   public init(from decoder: any Decoder) throws {
@@ -260,6 +263,7 @@ extension StatusReport.EngineStatus {
     cpu = try container.decodeIfPresent(Int.self, forKey: .cpu)
     polling = try container.decode(String.self, forKey: .polling)
     sleeping = try container.decode(Bool.self, forKey: .sleeping)
+    stalledSeconds = try container.decodeIfPresent(Int.self, forKey: .stalledSeconds) ?? 0
     interfaces = try container.decode([String].self, forKey: .interfaces)
     drops = try container.decode([String: UInt64].self, forKey: .drops)
     transport = try container.decodeIfPresent([String: UInt64].self, forKey: .transport) ?? [:]

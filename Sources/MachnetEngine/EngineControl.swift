@@ -196,6 +196,9 @@ public final class EngineControl: @unchecked Sendable {
     mn_linux_eventfd_signal(wakeDescriptor)
   }
 
+  /// Has a sleeping engine make a round, which its counters show.
+  public func prod() { mn_linux_eventfd_signal(wakeDescriptor) }
+
   private func order(_ make: (inout Books) throws(Refusal) -> Command) throws(Refusal) -> Ticket {
     try books.withLock { (books) throws(Refusal) in
       let limit = mn_linux_monotonic() + 1_000_000_000

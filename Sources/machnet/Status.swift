@@ -59,7 +59,7 @@ func readable(_ report: StatusReport) -> String {
           amount(StatusReport.Amount(datagrams: count(datagrams), bytes: count(bytes)))
         }
         return [
-          "\(engine.index)", engine.cpu.map { "\($0)" } ?? "-", engine.polling, engine.sleeping ? "asleep" : "awake",
+          "\(engine.index)", engine.cpu.map { "\($0)" } ?? "-", engine.polling, engine.stalledSeconds != 0 ? "stalled" : engine.sleeping ? "asleep" : "awake",
           "\(Int((100 * sinceStart[place].asleep).rounded()))%",
           traffic("rxPackets", "rxBytes"), traffic("txPackets", "txBytes"), traffic("localDatagrams", "localBytes"),
           "\(count("sleeps"))", "\(count("wakeups"))",

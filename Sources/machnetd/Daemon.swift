@@ -16,7 +16,8 @@ struct Daemon: ParsableCommand {
       SIGHUP reads the flows of the config again; SIGTERM and SIGINT end the daemon, and programs go on through the \
       kernel. machnetd.yaml(5) has the keys of the config.
 
-      Exit codes: 0 ended by a signal, or --check found nothing; 1 the config is wrong, or the daemon could not start; 64 the \
+      Exit codes: 0 ended by a signal, or --check found nothing; 1 the config is wrong, the daemon could not start, or an engine hangs \
+      (stall-s in the config); 64 the \
       command line is wrong.
       """,
     version: machnetVersion)
@@ -98,6 +99,11 @@ struct Daemon: ParsableCommand {
       log.info("machnetd ready")
       if let manager = unsafe getenv("NOTIFY_SOCKET") { _ = unsafe mnc_notify(manager, "READY=1") }
       try server.run()
+    }
+    if case .failure(let stall as StalledEngine) = outcome {
+      log.critical("\(stall)")
+      // Its thread would be waited for in vain.
+      _exit(EXIT_FAILURE)
     }
     // The engines work in memory that server and directory own.
     withExtendedLifetime((server, directory)) { engines.stop() }

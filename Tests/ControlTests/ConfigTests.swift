@@ -97,13 +97,13 @@ func mistakes(_ yaml: String) -> [String] {
   @Test func everyOptionalSection() throws {
     let config = try Config(
       yaml: """
-        engine: { cpus: [2, 0], polling: busy, idle-us: 50 }
+        engine: { cpus: [2, 0], polling: busy, idle-us: 50, stall-s: 7 }
         channel: { endpoints: 8, tx-ring: 256K, rx-ring: 2M, max-channels-per-process: 3, max-endpoints: 100 }
         waiting: { spin-us: 0, yield: true }
         limits: { connections: 10, connections-per-user: 5 }
         """, machine: smallMachine)
     #expect(config.interfaces.isEmpty && config.flows.isEmpty)
-    #expect(config.engine == Config.Engine(cpus: [2, 0], polling: .busy, idleMicroseconds: 50))
+    #expect(config.engine == Config.Engine(cpus: [2, 0], polling: .busy, idleMicroseconds: 50, stallSeconds: 7))
     #expect(
       config.channel
         == Config.Channel(
@@ -131,7 +131,7 @@ func mistakes(_ yaml: String) -> [String] {
     ("engine: { cpus: [1\n", ["m.yaml:2:1: error: expected YAML, found a mistake: did not find expected ',' or ']' (while parsing a flow sequence that starts at line 1)"]),
     ("engine: {}\nengine: {}", ["m.yaml:1:1: error: expected every key once, found 'engine' again"]),
     ("engine: {}\n---\nengine: {}", ["m.yaml:2:1: error: expected YAML, found a mistake: but found another document (expected a single document in the stream that starts at line 1)"]),
-    ("engine: 5", ["m.yaml:1:9: error: expected the section 'engine' with cpus, polling, idle-us or separate-hosts, found '5'"]),
+    ("engine: 5", ["m.yaml:1:9: error: expected the section 'engine' with cpus, polling, idle-us, separate-hosts or stall-s, found '5'"]),
     ("engine: { cpus: 1 }", ["m.yaml:1:17: error: expected a list of CPUs, found '1'"]),
     ("engine: { cpus: [4] }", ["m.yaml:1:18: error: expected a CPU that the daemon may run on (0-3), found 4"]),
     ("engine: { cpus: [1, 1] }", ["m.yaml:1:21: error: expected every CPU once, found 1 again"]),

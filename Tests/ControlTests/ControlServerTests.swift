@@ -464,6 +464,49 @@ import Testing
     }
   }
 
+  /// A daemon whose engine hangs ends, and its programs hear of that; one whose engine only sleeps does not.
+  @Test func aStalledEngineEndsTheDaemon() throws {
+    try withDaemon(engines: 2, change: { $0.engine.stallSeconds = 2 }) { daemon in
+      let application = try TestApplication(daemon)
+      #expect(try daemon.status().engines.map(\.stalledSeconds) == [0, 0])
+      daemon.enginesAreStuck.store(true, ordering: .relaxed)
+      // The connection hangs up.
+      var gone = false
+      let limit = Date(timeIntervalSinceNow: 20)
+      while !gone && Date() < limit {
+        do { _ = try application.client.call(application.client.request(MN_REQUEST_STATUS)) } catch { gone = true }
+      }
+      #expect(gone)
+      daemon.server.stop()
+      daemon.awaitServer()
+      #expect((daemon.failure.value as? StalledEngine)?.seconds == 2)
+    }
+  }
+
+  @Test func pulses() {
+    // A sleeping engine is asked once, and answers.
+    var pulse = EnginePulse()
+    var asked = 0
+    for look in 1...100 {
+      switch pulse.feel(rounds: UInt64(asked), limit: 10) {
+      case .fine: break
+      case .quiet: asked += 1
+      case .gone: Issue.record("gone at look \(look)")
+      }
+    }
+    #expect(asked >= 10)
+    for (limit, last) in [(1, 3), (2, 3), (3, 3), (10, 10), (3600, 3600)] {
+      var pulse = EnginePulse()
+      _ = pulse.feel(rounds: 5, limit: limit)
+      let findings = (1...4000).map { _ in pulse.feel(rounds: 5, limit: limit) }
+      #expect(findings.firstIndex(of: .gone).map { $0 + 1 } == last, "limit \(limit)")
+      #expect(findings.firstIndex(of: .quiet)! < last - 1 && pulse.stalledSeconds == 4000)
+    }
+    // Off: nobody goes, but it is seen.
+    pulse = EnginePulse()
+    #expect((1...100).allSatisfy { _ in pulse.feel(rounds: 0, limit: 0) != .gone } && pulse.stalledSeconds == 100)
+  }
+
   @Test func theTokenProvesAccessToAnothersChannel() throws {
     try withDaemon { daemon in
       let parent = try TestApplication(daemon)

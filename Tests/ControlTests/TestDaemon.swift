@@ -19,6 +19,8 @@ final class TestDaemon: @unchecked Sendable {
   let nextConfig: Box<Result<Config, ConfigFailure>>
   private let serverDone = DispatchGroup()
   private let enginesDone = DispatchGroup()
+  /// What the server ended with; nil: as it was told to.
+  let failure = Box<(any Error)?>(nil)
   /// While set, the engines stand still.
   let enginesAreStuck = Atomic(false)
 
@@ -47,7 +49,9 @@ final class TestDaemon: @unchecked Sendable {
       render: render, reread: { try nextConfig.value.get() })
     for engine in engines { spawn(in: enginesDone) { self.run(engine) } }
     while engines.contains(where: { $0.counters()[.iterations] == 0 }) { sched_yield() }
-    spawn(in: serverDone) { try? self.server.run() }
+    spawn(in: serverDone) {
+      do { try self.server.run() } catch { self.failure.value = error }
+    }
   }
 
   private func spawn(in group: DispatchGroup, _ body: @escaping @Sendable () -> Void) {
@@ -73,6 +77,8 @@ final class TestDaemon: @unchecked Sendable {
     for engine in engines { engine.stop() }
     enginesDone.wait()
   }
+
+  func awaitServer() { serverDone.wait() }
 
   func client() throws -> ControlClient { try ControlClient(path: config.control.socket) }
 
