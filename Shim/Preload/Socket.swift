@@ -444,6 +444,14 @@ public func closing(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
   if unsafe leaving(entry, fd) { unsafe left(entry, fd, false) }
 }
 
+/// - Returns: nil when the number means another file by now.
+@c(mn_hook_checked)
+public func checked(_ entry: UnsafeMutableRawPointer, _ fd: Int32) -> UnsafeMutableRawPointer? {
+  guard let socket = unsafe Socket.from(entry), unsafe Socket.isStale(socket, fd) else { return unsafe entry }
+  unsafe closing(entry, fd)
+  return nil
+}
+
 /// The program is about to close `fd`, or to put another file in its place: from now on the number is the kernel's, so that
 /// no moment comes in which it means one file there and another here.
 ///

@@ -84,6 +84,7 @@ _Static_assert(MN_EPOLLET == (uint32_t)EPOLLET, "EPOLLET");
 
 void mn_hook_start(void);
 void mn_hook_socket_made(int fd, int domain, int type, int protocol);
+void *mn_hook_checked(void *entry, int fd);
 int mn_hook_bind(void *entry, int fd, const void *address, uint32_t length);
 int mn_hook_connect(void *entry, int fd, const void *address, uint32_t length);
 ssize_t mn_hook_sendto(void *entry, int fd, const void *data, size_t size, int flags, const void *address, uint32_t length);
@@ -640,13 +641,18 @@ EXPORT int socket(int domain, int type, int protocol) {
   return fd;
 }
 
-EXPORT int bind(int fd, const struct sockaddr *address, socklen_t length) {
+// Who names a socket has perhaps just been given its number by a way that nobody sees.
+INLINE void *checked_entry_of(int fd) {
   void *entry = entry_of(fd);
+  return LIKELY(!entry) ? NULL : mn_hook_checked(entry, fd);
+}
+EXPORT int bind(int fd, const struct sockaddr *address, socklen_t length) {
+  void *entry = checked_entry_of(fd);
   return LIKELY(!entry) ? REAL(bind)(fd, address, length) : mn_hook_bind(entry, fd, address, length);
 }
 
 EXPORT int connect(int fd, const struct sockaddr *address, socklen_t length) {
-  void *entry = entry_of(fd);
+  void *entry = checked_entry_of(fd);
   return LIKELY(!entry) ? REAL(connect)(fd, address, length) : mn_hook_connect(entry, fd, address, length);
 }
 

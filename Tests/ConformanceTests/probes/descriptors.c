@@ -538,6 +538,40 @@ CASE(case_38_unseen, "a number that was closed and given out again unseen: what 
   }
 }
 
+CASE(case_38_written, "a number that was closed and given out again unseen, then connected or bound, and written to first (case 38)") {
+  int peer = peer_open("peer"), c = udp("c");
+  struct sockaddr_in to_c = name_of(c), any = ipv4("127.0.0.1", 0);
+  for (int kind = 0; kind < 3; kind++) {
+    int a = closed_unseen(0, peer), listener = -1, other = -1;
+    show_peer("of the old socket", peer);
+    int fd = (int)raw_call(SYS_socket, AF_INET, kind == 2 ? SOCK_STREAM : SOCK_DGRAM, 0);
+    say("  kind %d: the same number: %s", kind, fd == a ? "yes" : "no");
+    if (kind == 0) {
+      CALL("  connect = %s", connect(fd, (void *)&to_c, sizeof to_c));
+      know(port_of(fd), "unseen");
+      CALL("  send = %s", send(fd, payload(4, 10), 10, 0));
+    } else if (kind == 1) {
+      CALL("  bind = %s", bind(fd, (void *)&any, sizeof any));
+      know(port_of(fd), "unseen");
+      CALL("  sendto = %s", sendto(fd, payload(4, 10), 10, 0, (void *)&to_c, sizeof to_c));
+    } else {
+      struct sockaddr_in name = any;
+      socklen_t length = sizeof name;
+      listener = fcntl(socket(AF_INET, SOCK_STREAM, 0), F_DUPFD, 300);
+      if (bind(listener, (void *)&name, sizeof name) || listen(listener, 1) || getsockname(listener, (void *)&name, &length)) give_up("listen");
+      CALL("  connect = %s", connect(fd, (void *)&name, sizeof name));
+      other = accept(listener, NULL, NULL);
+      show_carries("outward", fd, other);
+      close(other), close(listener);
+    }
+    if (kind < 2) {
+      settle(c);
+      show_recvmsg("at c", c, 100, 0, 128, 64);
+    }
+    close(fd);
+  }
+}
+
 // ------------------------------------------------------------------------------------------------------ passed on
 
 /// What poll, epoll and a receive that does not wait have to say of a socket.
