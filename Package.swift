@@ -35,6 +35,8 @@ let embedded: [SwiftSetting] =
     // Small; what programs call most is marked @_optimize(speed).
     .unsafeFlags(["-wmo", "-Osize"]),
     .unsafeFlags(["-Xfrontend", "-function-sections"]),
+    // (No hash of each module in the library.)
+    .unsafeFlags(["-Xfrontend", "-disable-incremental-llvm-codegen"]),
     // (Functions of C headers would bring frame tables to whole files; Swift's own have none.)
     .unsafeFlags(["-Xcc", "-fno-asynchronous-unwind-tables"]),
     .define("MACHNET_EMBEDDED"),
