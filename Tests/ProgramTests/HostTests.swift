@@ -135,7 +135,7 @@ extension OneAtATime {
       }
     }
 
-    @Test("what the loader does not preload goes on as if nothing were there, and quietly: static-pie, setuid")
+    @Test("what the loader does not preload goes on as if nothing were there, and quietly: static-pie, setuid (case 12)")
     func notPreloaded() throws {
       try withBench(.local) { bench in
         try agrees(bench, [try host("static-pie", "-static-pie"), "echo", "100"], engine: nil)
@@ -241,6 +241,24 @@ extension OneAtATime {
       }
     }
     #endif
+
+    @Test("a network namespace without an interface or an address (case 11)", .enabled(if: isRoot))
+    func emptyNamespace() throws {
+      try withBench(.local) { bench in
+        let script = """
+          import socket
+          s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+          s.bind(("127.0.0.1", 0))
+          s.settimeout(0.01)
+          for attempt in (lambda: s.sendto(b"x", ("198.51.100.1", 9)), lambda: s.recv(9), lambda: s.bind(("10.9.8.7", 0))):
+              try:
+                  print(attempt())
+              except OSError as error:
+                  print(type(error).__name__, error.errno)
+          """
+        try agrees(bench, ["unshare", "-n", Self.python, "-c", script], engine: 0)
+      }
+    }
 
     @Test("another root directory and another user after the start", .enabled(if: isRoot))
     func rightsLeft() throws {
@@ -630,7 +648,7 @@ extension OneAtATime {
       }
     }
 
-    @Test("a Go program makes no libc calls: it runs on the kernel, and machnet inspect says so", .enabled(if: inPath("go"), "no go in PATH"))
+    @Test("a Go program makes no libc calls: it runs on the kernel, and machnet inspect says so (case 17)", .enabled(if: inPath("go"), "no go in PATH"))
     func go() throws {
       try withBench(.local) { bench in
         let source = try bench.write("package main\n\nimport \"fmt\"\n\nfunc main() { fmt.Println(\"ok\") }\n", to: "main.go")
