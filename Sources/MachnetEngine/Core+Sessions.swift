@@ -199,7 +199,7 @@ extension Core {
     return true
   }
 
-  /// Makes a frame of a session packet's payload and queues it.
+  /// Makes a frame of a session packet's payload and queues it; there is room.
   @inline(__always) @_noLocks
   private mutating func depart(_ packet: Packet, _ frame: Bytes, _ it: Transport.Transmission, _ port: UInt32) {
     let isOnLink = (it.remoteAddress ^ ports[port].address) & ports[port].mask == 0
@@ -208,20 +208,36 @@ extension Core {
       spend(packet, port)
       return
     }
+    identification &+= 1
+    var packet = packet
+    packet.length = Int32(truncatingIfNeeded: Core.udpPayload &+ it.length)
+    let session = Int(it.session)
+    if link.entry == none && session < ports[port].heads.count
+      && ports[port].heads[session].begins(
+        destination: link.mac, from: it.localAddress, it.ports.source, to: it.remoteAddress, it.ports.destination)
+    {
+      ports[port].heads[session].emit(into: frame, payload: it.length, identification: identification)
+      append(packet, port)
+    } else {
+      departFirst(packet, frame, it, link)
+    }
+  }
+
+  /// The same where it is not known yet how the frame begins.
+  @inline(never) @_noLocks
+  private mutating func departFirst(_ packet: Packet, _ frame: Bytes, _ it: Transport.Transmission, _ link: Link) {
     let length = UDPDatagram.headerLength &+ it.length
     var sum = UDPDatagram.pseudoHeader(source: it.localAddress, destination: it.remoteAddress, length: length)
     sum.add(frame.slice(Core.udpPayload, to: Core.udpPayload &+ it.length))
     UDPDatagram.emit(
       into: frame.slice(Core.udpHeader), sourcePort: it.ports.source, destinationPort: it.ports.destination,
       length: length, sum: sum)
-    identification &+= 1
     let envelope = Envelope(
       source: it.localAddress, destination: it.remoteAddress, sourcePort: it.ports.source,
       destinationPort: it.ports.destination)
     ipHeader(envelope, IPv4Packet.headerMin &+ length).emit(into: frame.slice(EthernetFrame.headerLength))
-    var packet = packet
-    packet.length = Int32(truncatingIfNeeded: Core.udpPayload &+ it.length)
     depart(packet, link)
+    if link.entry == none && it.session != none { ports[link.port].heads[it.session] = FrameHead(of: frame) }
   }
 
   /// Closes sessions, as many as can be told at once.

@@ -213,6 +213,12 @@ extension Core {
       spend(packet, port)
       return
     }
+    append(packet, port)
+  }
+
+  /// The same where there is room.
+  @inline(__always) @_noLocks
+  mutating func append(_ packet: Packet, _ port: UInt32) {
     ports[port].queue[ports[port].queueTail & (Port.queueMax &- 1)] = packet
     ports[port].queueTail &+= 1
   }

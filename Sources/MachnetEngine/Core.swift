@@ -181,7 +181,7 @@ struct Core: ~Copyable {
   }
 
   mutating func addPort(_ options: InterfaceOptions) {
-    ports[portCount] = Port(options)
+    ports[portCount] = Port(options, sessions: transportOptions.sessions)
     var transport = transportOptions
     transport.engine = UInt8(options.queue)
     transport.engines = UInt8(options.queues)

@@ -81,7 +81,7 @@ struct Neighbours {
 
   @inline(__always) @_noLocks
   private func firstWay(_ address: UInt32) -> UInt32 {
-    let sets = UInt32(truncatingIfNeeded: entries.count) / Neighbours.ways
+    let sets = UInt32(EngineLimits.neighbours) / Neighbours.ways
     return ((address &* 0x9E37_79B1) >> 16) % sets &* Neighbours.ways
   }
 

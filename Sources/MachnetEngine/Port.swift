@@ -1,5 +1,6 @@
 import CMachnetABI
 import MachnetMemory
+import MachnetWire
 
 /// One queue of one port as the core sees it: frames to go, empty packets to fill, packets to give back. The shell
 /// moves them between here and the port's `PacketIO`.
@@ -34,6 +35,8 @@ struct Port {
   var spentCount = 0
 
   var neighbours = Neighbours()
+  /// How the frames of each session begin; zeroes: not known yet.
+  let heads: Table<FrameHead>
   /// Whether the link was up at the last look.
   var isUp = false
 
@@ -45,7 +48,8 @@ struct Port {
   /// How long a queue that does not move keeps its frames, ns.
   static var blockedMax: UInt64 { 10_000_000 }
 
-  init(_ options: InterfaceOptions) {
+  init(_ options: InterfaceOptions, sessions: Int) {
+    heads = Table(count: sessions)
     address = options.address
     mask = options.mask
     gateway = options.gateway
@@ -64,6 +68,7 @@ struct Port {
     stash.release()
     burst.release()
     spent.release()
+    heads.release()
     neighbours.release()
   }
 }

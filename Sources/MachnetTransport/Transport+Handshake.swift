@@ -201,7 +201,7 @@ extension Transport {
     sessions[slot].sprayed &+= 1
     count(.synsSent)
     return Transmission(
-      localAddress: sessions[slot].localAddress, remoteAddress: sessions[slot].remoteAddress, ports: randomPorts(),
+      session: none, localAddress: sessions[slot].localAddress, remoteAddress: sessions[slot].remoteAddress, ports: randomPorts(),
       length: MachnetPacket.headerLength &+ MachnetOffer.length)
   }
 
@@ -223,7 +223,7 @@ extension Transport {
     ).emit(into: bytes.slice(MachnetPacket.headerLength))
     sessions[slot].sprayed &+= 1
     return Transmission(
-      localAddress: sessions[slot].localAddress, remoteAddress: sessions[slot].remoteAddress,
+      session: none, localAddress: sessions[slot].localAddress, remoteAddress: sessions[slot].remoteAddress,
       ports: sessions[slot].ports, length: MachnetPacket.headerLength &+ MachnetConfirmation.length)
   }
 
@@ -410,7 +410,7 @@ extension Transport {
         ).emit(into: bytes.slice(MachnetPacket.headerLength))
         count(.synAcksSent)
         return Transmission(
-          localAddress: halfOpen[index].localAddress, remoteAddress: halfOpen[index].remoteAddress,
+          session: none, localAddress: halfOpen[index].localAddress, remoteAddress: halfOpen[index].remoteAddress,
           ports: randomPorts(), length: MachnetPacket.headerLength &+ MachnetAnswer.length)
       }
       index &+= 1
@@ -605,7 +605,7 @@ extension Transport {
     header.emit(into: bytes)
     count(.resetsSent)
     return Transmission(
-      localAddress: reset.localAddress, remoteAddress: reset.remoteAddress, ports: reset.ports,
+      session: none, localAddress: reset.localAddress, remoteAddress: reset.remoteAddress, ports: reset.ports,
       length: MachnetPacket.headerLength)
   }
 

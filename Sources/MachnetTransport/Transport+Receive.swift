@@ -16,7 +16,7 @@ extension Transport {
       count(MachnetPacket.isOtherVersion(payload) ? .otherVersion : .malformed)
       return nil
     }
-    if packet.type == MachnetPacket.data {
+    if _fastPath(packet.type == MachnetPacket.data) {
       let slot = find(tag: packet.tag)
       if slot != none && packet.flags & MachnetPacket.confirm == 0 && sessions[slot].state == .open {
         return takeData(packet, slot, arrival, now)
@@ -93,16 +93,14 @@ extension Transport {
     }
     if !isLone && !isAcceptable(content, slot, isInOrder: ahead == 0, now) { return nil }
     // From here on the packet counts as received.
-    let hadGap = sessions[slot].hasGap
-    if ahead == 0 && !hadGap { sessions[slot].expected &+= 1 } else { receivedAhead(slot, ahead) }
+    let isInOrder = ahead == 0 && !sessions[slot].hasGap
+    if isInOrder { sessions[slot].expected &+= 1 } else { receivedAhead(slot, ahead) }
     sessions[slot].echoTimestamp = packet.timestamp
     sessions[slot].echoArrival = now
     sessions[slot].hasEcho = true
     sessions[slot].echoWaited = waited
     sessions[slot].ackPending &+= 1
-    if packet.flags & MachnetPacket.ackNow != 0 || ahead != 0 || hadGap
-      || sessions[slot].ackPending >= Transport.ackEvery
-    {
+    if !isInOrder || packet.flags & MachnetPacket.ackNow != 0 || sessions[slot].ackPending >= Transport.ackEvery {
       sessions[slot].ackNow = true
       makeReady(slot)
     } else if sessions[slot].ackAt == 0 {

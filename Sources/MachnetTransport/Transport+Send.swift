@@ -555,7 +555,7 @@ extension Transport {
   @inline(__always) @_noLocks
   private mutating func transmission(_ slot: UInt32, _ length: Int) -> Transmission {
     Transmission(
-      localAddress: sessions[slot].localAddress, remoteAddress: sessions[slot].remoteAddress,
+      session: slot, localAddress: sessions[slot].localAddress, remoteAddress: sessions[slot].remoteAddress,
       ports: sessions[slot].ports, length: length)
   }
 

@@ -159,6 +159,8 @@ public struct Transport: ~Copyable {
 
   /// A packet to send: `length` bytes of UDP payload.
   public struct Transmission: BitwiseCopyable {
+    /// The session, below `sessionCapacity`, or `none`: whose packets go between the same addresses and ports while it lives.
+    public var session: UInt32
     public var localAddress: UInt32
     public var remoteAddress: UInt32
     public var ports: PortPair

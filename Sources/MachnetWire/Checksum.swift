@@ -12,6 +12,9 @@ public struct Checksum: BitwiseCopyable {
   @inlinable @inline(__always) @_noLocks
   public init() {}
 
+  @inlinable @inline(__always) @_noLocks
+  init(sum: UInt64) { self.sum = sum }
+
   /// Adds a buffer.
   @inlinable @_noLocks
   public mutating func add(_ bytes: Bytes) {
@@ -27,7 +30,12 @@ public struct Checksum: BitwiseCopyable {
       partial = unsafe Checksum.sum(partial, base.loadUnaligned(fromByteOffset: offset &+ 24, as: UInt64.self))
       offset = offset &+ 32
     }
-    while count &- offset >= 8 {
+    if count & 16 != 0 {
+      partial = unsafe Checksum.sum(partial, base.loadUnaligned(fromByteOffset: offset, as: UInt64.self))
+      partial = unsafe Checksum.sum(partial, base.loadUnaligned(fromByteOffset: offset &+ 8, as: UInt64.self))
+      offset = offset &+ 16
+    }
+    if count & 8 != 0 {
       partial = unsafe Checksum.sum(partial, base.loadUnaligned(fromByteOffset: offset, as: UInt64.self))
       offset = offset &+ 8
     }
@@ -80,12 +88,9 @@ public struct Checksum: BitwiseCopyable {
 
   @inlinable @inline(__always) @_noLocks
   static func fold(_ sum: UInt64) -> UInt16 {
-    // 64 -> at most 33 -> at most 19 -> at most 17 -> 16 bits.
-    var sum = (sum & 0xFFFF_FFFF) &+ (sum &>> 32)
-    sum = (sum & 0xFFFF) &+ (sum &>> 16)
-    sum = (sum & 0xFFFF) &+ (sum &>> 16)
-    sum = (sum & 0xFFFF) &+ (sum &>> 16)
-    return UInt16(truncatingIfNeeded: sum)
+    // Both halves, each added to the other: the upper one has the carry that comes in at the other end.
+    let half = UInt32(truncatingIfNeeded: (sum &+ (sum &<< 32 | sum &>> 32)) &>> 32)
+    return UInt16(truncatingIfNeeded: (half &+ (half &<< 16 | half &>> 16)) &>> 16)
   }
 
   /// What a checksum becomes when one of its words changes (RFC 1624, equation 3).

@@ -53,8 +53,10 @@ public struct UDPDatagram: BitwiseCopyable {
     sum.add(sourcePort)
     sum.add(destinationPort)
     sum.add(UInt16(truncatingIfNeeded: length))
-    let value = sum.value
-    // 0 on the wire means "no checksum": its other form goes out (RFC 768).
-    bytes.set16(6, value == 0 ? 0xFFFF : value)
+    bytes.set16(6, onWire(sum))
   }
+
+  /// The checksum to write: 0 on the wire means that there is none, so its other form goes out (RFC 768).
+  @inlinable @inline(__always) @_noLocks
+  static func onWire(_ sum: Checksum) -> UInt16 { sum.value == 0 ? 0xFFFF : sum.value }
 }

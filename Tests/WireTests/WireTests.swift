@@ -270,3 +270,57 @@ let capturedFrame: [UInt8] = [
     }
   }
 }
+
+@Suite struct FrameHeads {
+  /// Ethernet, IPv4 and UDP headers as they are written one by one, before the payload's bytes.
+  private func emit(_ frame: Bytes, _ payload: Int, _ identification: UInt16, _ source: UInt32, _ destination: UInt32, _ port: UInt16) {
+    EthernetFrame.emit(into: frame, destination: Known.hardware2, source: Known.hardware1, type: EtherType.ipv4)
+    let length = UDPDatagram.headerLength + payload
+    var header = IPv4Header(
+      totalLength: IPv4Packet.headerMin + length, ipProtocol: IPProtocol.udp, source: source, destination: destination)
+    header.identification = identification
+    header.emit(into: frame.slice(EthernetFrame.headerLength))
+    var sum = UDPDatagram.pseudoHeader(source: source, destination: destination, length: length)
+    sum.add(frame.slice(42, to: 42 + payload))
+    UDPDatagram.emit(into: frame.slice(34), sourcePort: port, destinationPort: 31_580, length: length, sum: sum)
+  }
+
+  @Test func `a frame's head makes the next ones as if each were written by itself`() {
+    let seed = seed()
+    print("SEED=\(seed)")
+    var random = Random(state: seed)
+    for _ in 0..<2000 {
+      let source = UInt32.random(in: 1...UInt32.max, using: &random)
+      let destination = UInt32.random(in: 1...UInt32.max, using: &random)
+      let port = UInt16.random(in: 1...UInt16.max, using: &random)
+      let first = bytes(42 + 9) { emit($0, 9, 77, source, destination, port) }
+      let head = withBytes(first) { FrameHead(of: $0) }
+      #expect(head.begins(destination: Known.hardware2, from: source, port, to: destination, 31_580))
+      #expect(!head.begins(destination: Known.hardware1, from: source, port, to: destination, 31_580))
+      #expect(!head.begins(destination: Known.hardware2, from: source ^ 1, port, to: destination, 31_580))
+      #expect(!head.begins(destination: Known.hardware2, from: source, port, to: destination ^ 1, 31_580))
+      #expect(!head.begins(destination: Known.hardware2, from: source, port ^ 1, to: destination, 31_580))
+      #expect(!head.begins(destination: Known.hardware2, from: source, port, to: destination, 31_581))
+      let payload = (0..<Int.random(in: 0...200, using: &random)).map { _ in UInt8.random(in: 0...255, using: &random) }
+      let identification = UInt16.random(in: 0...UInt16.max, using: &random)
+      var frames = [[UInt8]]()
+      for byHead in [false, true] {
+        frames.append(
+          bytes(42 + payload.count) { frame in
+            for (offset, byte) in payload.enumerated() { frame.set8(42 + offset, byte) }
+            if byHead {
+              head.emit(into: frame, payload: payload.count, identification: identification)
+            } else {
+              emit(frame, payload.count, identification, source, destination, port)
+            }
+          })
+      }
+      #expect(frames[0] == frames[1], "seed \(seed)")
+    }
+  }
+
+  @Test func `no head is that of a frame until one was written`() {
+    let zeroes = withBytes([UInt8](repeating: 0, count: 42)) { FrameHead(of: $0) }
+    #expect(!zeroes.begins(destination: 0, from: 0x0A01_0001, 31_580, to: 0x0A01_0002, 31_580))
+  }
+}
