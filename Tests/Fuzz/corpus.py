@@ -111,7 +111,7 @@ PACKETS = {
 
 
 # What a program writes into its channel (ChannelFuzz.swift).
-WRITE, WORD, RACE, SEND, RECEIVE, TIME_4US, OTHERS, CONTROL = range(8)
+WRITE, WORD, RACE, SEND, RECEIVE, PASS, OTHERS, CONTROL = range(8)
 LOCAL_SOCKET, LOOPBACK, NOBODY, SESSION, SOURCE, WHOLE = 1, 2, 3, 4, 8, 16
 STATE, ERROR, RX_WAIT, TX_WAIT, LIMIT, TOGETHER = 0, 1, 5, 6, 7, 8
 TX_TAIL, TX_HEAD, RX_TAIL, RX_HEAD, CHARGE_TAKEN, READY, CHANNEL_SIZE, CAPTURE_TAIL, CAPTURE_HEAD = 10, 11, 12, 13, 14, 32, 38, 50, 51
@@ -122,7 +122,7 @@ word = lambda number, value, kind=WORD: step(kind, struct.pack(">BI", number, va
 more = lambda number, value, kind=WORD: word(number | 128, value, kind)
 race = lambda number, value: word(number, value, RACE)
 send = lambda how, length, segment=0: step(SEND, struct.pack(">BHH", how, length, segment))
-passes = lambda units=50: step(TIME_4US, bytes([units]))
+passes = lambda units=75: step(PASS, bytes([units]))
 others = lambda there=3000, back=3000: step(OTHERS, struct.pack(">HH", there, back))
 control = lambda what: step(CONTROL, bytes([what]))
 half_sent = send(SESSION, 60000) + passes(1)
