@@ -211,7 +211,7 @@ extension Watch {
     unsafe watch.pointee.endChange()
     unsafe watch.pointee.nextOfSocket = socket.pointee.watches
     unsafe socket.pointee.watches = watch
-    if unsafe socket.pointee.isOffloaded { unsafe attach(watch) }
+    if unsafe socket.pointee.hasLiveRings { unsafe attach(watch) }
     return unsafe watch
   }
 

@@ -27,7 +27,7 @@ private struct PollWait {
   }
 
   private func socket(_ index: Int) -> SocketPointer? {
-    guard let socket = unsafe anySocket(index), unsafe socket.pointee.isOffloaded else { return nil }
+    guard let socket = unsafe anySocket(index), unsafe socket.pointee.hasLiveRings else { return nil }
     return unsafe socket
   }
 
@@ -56,7 +56,7 @@ private struct PollWait {
         }
         if returned != 0 { input += 1 }
         // What a shutdown means (POLLRDHUP, POLLHUP) is the shadow's to tell.
-        if unsafe Socket.flags(socket) & UInt32(MN_SOCKET_SHUTDOWN_READ | MN_SOCKET_SHUTDOWN_WRITE) != 0 { kernels += 1 }
+        if unsafe socket.pointee.engineLost || Socket.flags(socket) & UInt32(MN_SOCKET_SHUTDOWN_READ | MN_SOCKET_SHUTDOWN_WRITE) != 0 { kernels += 1 }
         if wanted & outputBits != 0, unsafe Socket.hasRoom(socket) { returned |= wanted & outputBits }
         if unsafe mn_load_relaxed_u32(Socket.word(socket, Int(MN_OFFSET_ENDPOINT_ERROR))) != 0 { returned |= MN_POLLERR }
       } else if kick(index) != nil {

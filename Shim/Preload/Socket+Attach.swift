@@ -47,7 +47,7 @@ extension Socket {
         unsafe channel.pointee.full = true
         continue
       }
-      return unsafe opened(socket, fd, channel, &answer, process, peer)
+      return unsafe opened(socket, fd, channel, &answer, process, peer) && socket.pointee.isOffloaded
     }
     return false
   }
@@ -62,6 +62,7 @@ extension Socket {
   ) -> Bool {
     let status = answer.reply.status
     if status == 105 /* ENOBUFS: an engine is slow */ || status == 16 /* EBUSY: who passed it here has it still */ {
+      unsafe socket.pointee.isSettling = true
       unsafe socket.pointee.awaits = socket.pointee.endpoint == nil
       unsafe Loss.postpone(process)
       return false
@@ -105,7 +106,7 @@ extension Socket {
         // Its peer may have changed since.
         unsafe socket.pointee.awaits = opened(socket, socket.pointee.fd, channel, &answer, process, .none)
       } else {
-        unsafe close(channel, answer.reply.endpoint, process, keeping: false)
+        unsafe close(channel, answer.reply.endpoint, process, 0)
       }
     }
   }
@@ -127,15 +128,17 @@ extension Socket {
     let block = unsafe channel.pointee.base + Int(mn_endpoint_offset(reply.endpoint))
     let endpoint = unsafe block.assumingMemoryBound(to: mn_endpoint.self)
     unsafe Watch.leave(socket)
-    if let process = unsafe process { unsafe leaveOldBlock(socket, process) }
+    if let process = unsafe process {
+      if unsafe socket.pointee.holdsBlock { _ = unsafe mn_fetch_add_u32(word(socket, Int(MN_OFFSET_ENDPOINT_REFERENCES)), UInt32.max) }
+      unsafe leaveOldBlock(socket, process)
+    }
     unsafe socket.pointee.hasOldInput = false
+    unsafe settle(socket)
     unsafe socket.pointee.attachments.wrappingAdd(1, ordering: .sequentiallyConsistent)
     let settings = unsafe socket.pointee.settings.load(ordering: .acquiring)
-    // (What is joined has all this already, and the peer may be one that no kernel knows.)
     if !joins {
       unsafe mn_endpoint_set_references(endpoint, 1)
       unsafe mn_endpoint_set_flags(endpoint, 0)
-      unsafe readOptions(endpoint, fd, socket.pointee.domain)
     }
     // A socket that comes back to a new daemon has had another one.
     unsafe dropEvent(socket)
@@ -153,14 +156,14 @@ extension Socket {
     held.release()
     mn_fence()
     unsafe setFlag(socket, Int(socket.pointee.shut.load(ordering: .relaxed)), true)
-    if !joins {
-      unsafe readReceiveLimit(socket, fd)
-      unsafe readPeer(endpoint, fd, socket.pointee.domain, stated: peer)
-      // An option that another thread has just set may have missed the endpoint: pairs with `noteSetting`.
-      if unsafe socket.pointee.settings.load(ordering: .acquiring) != settings { unsafe readOptions(endpoint, fd, socket.pointee.domain) }
-    }
-    // From here on there is an engine.
-    unsafe socket.pointee.engineLost = false
+    unsafe readShadow(socket, fd, peer)
+    // An option that another thread has just set may have missed the endpoint: pairs with `noteSetting`.
+    if unsafe socket.pointee.settings.load(ordering: .acquiring) != settings { unsafe readOptions(endpoint, fd, socket.pointee.domain) }
+    // What was passed to others, too, who have not all shown it, is used as by who passed it. Else there is an engine from here on.
+    let isLeft = unsafe joins && state(socket) != UInt32(MN_ENDPOINT_LIVE)
+    unsafe socket.pointee.holdsBlock = isLeft
+    unsafe socket.pointee.retired = isLeft ? .passed : .no
+    unsafe socket.pointee.engineLost = isLeft
     unsafe socket.pointee.undecided = false
     unsafe socket.pointee.awaits = false
     unsafe socket.pointee.attachments.wrappingAdd(1, ordering: .sequentiallyConsistent)
@@ -170,6 +173,15 @@ extension Socket {
       var one: UInt64 = 1
       _ = unsafe mn_sys_write(socket.pointee.kick, &one, 8)
     }
+  }
+
+  /// What the shadow says is so of the endpoint. (The peer that it has may be one that no kernel knows.)
+  @inline(never)
+  private static func readShadow(_ socket: SocketPointer, _ fd: Int32, _ peer: Name) {
+    let endpoint = unsafe socket.pointee.endpoint.unsafelyUnwrapped
+    unsafe readOptions(endpoint, fd, socket.pointee.domain)
+    unsafe readReceiveLimit(socket, fd)
+    if unsafe flags(socket) & UInt32(MN_SOCKET_CONNECTED) == 0 { unsafe readPeer(endpoint, fd, socket.pointee.domain, stated: peer) }
   }
 
   /// Who the socket is connected to: the kernel's word, or where it could not connect, the program's.
@@ -399,6 +411,7 @@ extension Socket {
     if unsafe socket.pointee.isOffloaded { Wait.letLand() }
     guard unsafe Lock.acquire(process) else { return }
     defer { unsafe Lock.release(process) }
+    var why = why
     if unsafe socket.pointee.isOffloaded {
       guard unsafe mn_load_relaxed_u32(word(socket, Int(MN_OFFSET_ENDPOINT_REFERENCES))) == 1,
         unsafe !isEnginesOwn(process, fd, socket.pointee.domain),
@@ -407,18 +420,22 @@ extension Socket {
       // Nothing more goes into the TX ring; the engine sends what is there.
       unsafe socket.pointee.engineLost = true
       unsafe forgetPlan(socket)
+      unsafe socket.pointee.retired = why
       unsafe countWatched(socket)
+      // (A slow daemon may not have taken it for closed when somebody looks whether it is back.)
+      unsafe mn_store_release_u32(word(socket, Int(MN_OFFSET_ENDPOINT_STATE)), UInt32(MN_ENDPOINT_CLOSED))
       unsafe giveBack(socket, process, keeping: true)
       unsafe socket.pointee.holdsBlock = true
       // What comes by the shadow is newer than what is in the rings, once no engine fills them.
       let limit = mn_sys_nanoseconds() &+ 20_000_000
-      while unsafe mn_load_acquire_u32(word(socket, Int(MN_OFFSET_ENDPOINT_STATE))) != UInt32(MN_ENDPOINT_LEFT)
-        && mn_sys_nanoseconds() < limit
-      { _ = mn_sys_yield() }
+      while unsafe state(socket) != UInt32(MN_ENDPOINT_LEFT) && mn_sys_nanoseconds() < limit { _ = mn_sys_yield() }
       unsafe lose(socket)
       // The shadow knows its peer from now on.
       unsafe setFlag(socket, MN_SOCKET_CONNECTED, false)
       unsafe mn_log(2, "socket % leaves Machnet: it wants what only the kernel has", Int64(fd), 0)
+    } else if why == .passed {
+      // Once more; or there is nothing to come back to.
+      if unsafe socket.pointee.retired == .passed { unsafe close(socket, process, keeping: true) } else { why = .forGood }
     }
     unsafe socket.pointee.retired = why
     unsafe socket.pointee.awaits = false
@@ -431,13 +448,47 @@ extension Socket {
   static func lose(_ socket: SocketPointer) {
     unsafe socket.pointee.hasOldInput = hasInput(socket)
     unsafe Watch.unblockOutput(socket)
-    if unsafe !socket.pointee.hasOldInput { unsafe Watch.leave(socket) }
+    if unsafe !socket.pointee.hasOldInput && socket.pointee.retired != .passed { unsafe Watch.leave(socket) }
     unsafe socket.pointee.engineLost = true
     unsafe forgetPlan(socket)
+    unsafe socket.pointee.isSettling = true
     unsafe countWatched(socket)
     // Whoever sleeps on the rings is to look at the shadow from now on.
     unsafe Wait.signal(socket, word(socket, Int(MN_OFFSET_ENDPOINT_RX_WAIT)))
   }
+
+  /// From now on engines fill the rings (again), and the shadow may hold older datagrams.
+  private static func settle(_ socket: SocketPointer) {
+    unsafe socket.pointee.settlesUntil = 0
+    if unsafe socket.pointee.isSettling { unsafe socket.byShadow = true }
+  }
+
+  /// A socket that this process has passed to others is on Machnet again, for all of them (MN_CLOSE_PASSING), if it is. Not while
+  /// what it has sent by the shadow meanwhile may be unread: by a ring, the next would overtake it.
+  @inline(never)
+  static func rejoin(_ socket: SocketPointer) {
+    guard unsafe socket.pointee.retired == .passed && state(socket) == UInt32(MN_ENDPOINT_LIVE), let process = unsafe process, mn_is_at_home(),
+      unsafe mn_sys_nanoseconds() &- socket.pointee.sentPassed > settlement, unsafe Lock.acquire(process)
+    else { return }
+    defer { unsafe Lock.release(process) }
+    let fd = unsafe socket.pointee.fd
+    guard unsafe socket.pointee.retired == .passed && fd >= 0 else { return }
+    unsafe settle(socket)
+    unsafe readShadow(socket, fd, .none)
+    unsafe socket.pointee.local = kernelName(fd, socket.pointee.domain, peer: false) ?? .none
+    unsafe socket.pointee.holdsBlock = false
+    unsafe socket.pointee.hasOldInput = false
+    unsafe forgetPlan(socket)
+    unsafe socket.pointee.retired = .no
+    unsafe socket.pointee.engineLost = false
+    unsafe countWatched(socket)
+  }
+
+  /// MN_ENDPOINT_* of its block.
+  static func state(_ socket: SocketPointer) -> UInt32 { unsafe mn_load_acquire_u32(word(socket, Int(MN_OFFSET_ENDPOINT_STATE))) }
+
+  /// How long datagrams of both ways may wait side by side, ns.
+  static var settlement: UInt64 { 100_000_000 }
 
   /// Whether the socket may ask for an endpoint as far as its own doings go. The caller holds the process's lock.
   private static func mayAttach(_ socket: SocketPointer, _ fd: Int32, _ peer: Name) -> Bool {
@@ -445,7 +496,8 @@ extension Socket {
     case .no: true
     // What the old rings hold is delivered first.
     case .portless: unsafe socket.pointee.endpoint == nil || !hasInput(socket)
-    case .forGood: unsafe peer.port != 0 || isEnginesOwn(process.unsafelyUnwrapped, fd, socket.pointee.domain)
+    case .passed where unsafe state(socket) == UInt32(MN_ENDPOINT_LIVE): false
+    case .passed, .forGood: unsafe peer.port != 0 || isEnginesOwn(process.unsafelyUnwrapped, fd, socket.pointee.domain)
     }
   }
 
@@ -467,7 +519,7 @@ extension Socket {
 /// kernel's is the only one that all can see.
 @c(mn_hook_passing)
 public func passing(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
-  if let socket = unsafe Socket.from(entry) { unsafe Socket.retire(socket, .forGood, fd) }
+  if let socket = unsafe Socket.from(entry) { unsafe Socket.retire(socket, .passed, fd) }
 }
 
 /// The process is about to become another program. Endpoints that it shares with others stay theirs; its own go, so that

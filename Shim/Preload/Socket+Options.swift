@@ -128,7 +128,7 @@ public func setsockopt(
     unsafe Socket.readReceiveLimit(socket, fd)
   }
   unsafe Socket.noteSetting(socket)
-  if unsafe !socket.pointee.engineLost, let endpoint = unsafe socket.pointee.endpoint {
+  if let endpoint = unsafe socket.pointee.endpoint {
     unsafe Socket.readOption(endpoint, fd, level, name)
     // Either timestamp option switches the other's form off.
     if level == Int32(MN_SOL_SOCKET) && (name == Int32(MN_SO_TIMESTAMP) || name == Int32(MN_SO_TIMESTAMPNS)) {

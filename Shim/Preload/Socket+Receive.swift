@@ -50,7 +50,10 @@ extension Socket {
       return unsafe receiveUndecided(socket, call, mayWait, handled)
     }
     let isLost = unsafe socket.pointee.engineLost
-    if isLost { Loss.reattach() }
+    if isLost {
+      Loss.reattach()
+      unsafe rejoin(socket)
+    }
     if unsafe mn_load_relaxed_u32(word(socket, Int(MN_OFFSET_ENDPOINT_ERROR))) != 0 {
       let error = unsafe mn_exchange_u32(word(socket, Int(MN_OFFSET_ENDPOINT_ERROR)), 0)
       if error != 0 {
@@ -60,7 +63,7 @@ extension Socket {
     }
     unsafe socket.pointee.turn = socket.pointee.turn &+ 1
     // (What old rings hold is older than what the shadow holds.)
-    let shadowFirst = unsafe socket.pointee.turn & (shadowEvery &- 1) == 0 && !isLost
+    let shadowFirst = unsafe socket.pointee.turn & (shadowEvery &- 1) == 0 && !isLost && !socket.pointee.isSettling
     if !shadowFirst, let size = unsafe take(socket, call) { return size }
 
     let waits = unsafe mayWait && !isNonblocking(socket, call.flags) && !socket.pointee.impatient
@@ -161,6 +164,7 @@ extension Socket {
   /// - Returns: its size as the call is to report it; nil when the rings are empty.
   private static func take(_ socket: SocketPointer, _ call: ReceiveCall) -> Int? {
     if unsafe !hasInput(socket) { return nil }
+    if unsafe socket.pointee.isSettling, let result = unsafe takeSettling(socket, call) { return result }
     let endpoint = unsafe socket.pointee.endpoint.unsafelyUnwrapped
     let lock = unsafe UnsafeMutableRawPointer(endpoint) + Int(MN_OFFSET_ENDPOINT_RX_LOCK)
     // A signal handler that interrupted a receive of its own thread finds nothing here.
@@ -178,7 +182,7 @@ extension Socket {
       switch unsafe reader.pointee.peek() {
       case .record(let record):
         let size = unsafe deliver(socket, record, call)
-        unsafe socket.byShadow = false
+        unsafe socket.byShadow = socket.pointee.isSettling
         if call.flags & Int32(MN_MSG_PEEK) == 0 {
           if unsafe record.header.pointee.flags & UInt16(MN_RECORD_CHARGED) != 0 {
             unsafe reader.pointee.take(charge: mn_charge(UInt32(truncatingIfNeeded: record.length)))
@@ -202,6 +206,32 @@ extension Socket {
       }
       tried += 1
       engine += 1
+    }
+    return nil
+  }
+
+  /// Takes what the shadow holds before what the rings hold, but not before what they hold up to their marks, which is older. (What
+  /// is in the shadow by now came before what is in a ring by now, if one and the same sent both.)
+  ///
+  /// - Returns: nil when it is the rings' turn.
+  @inline(never)
+  private static func takeSettling(_ socket: SocketPointer, _ call: ReceiveCall) -> Int? {
+    // Of a daemon that is no more, all is older, and as long as engines may still fill what is given up.
+    if unsafe !socket.pointee.hasLiveRings || state(socket) == UInt32(MN_ENDPOINT_CLOSED) { return nil }
+    let (channel, index) = unsafe socket.pointee.location
+    for engine in 0..<(unsafe Int(channel.unsafelyUnwrapped.pointee.engineCount)) {
+      let ring = unsafe channel.unsafelyUnwrapped.pointee.reader(index, engine)
+      let head = unsafe mn_load_relaxed_u64(ring + 64)
+      if unsafe Int64(bitPattern: head &- mn_load_relaxed_u64(ring + Int(MN_OFFSET_RING_MARK))) < 0 {
+        unsafe socket.pointee.firstReader = engine
+        return nil
+      }
+    }
+    if let result = unsafe takeFromShadow(socket, call) { return result }
+    if unsafe socket.pointee.isOffloaded {
+      let now = mn_sys_nanoseconds()
+      if unsafe socket.pointee.settlesUntil == 0 { unsafe socket.pointee.settlesUntil = now &+ settlement }
+      if unsafe now > socket.pointee.settlesUntil { unsafe socket.pointee.isSettling = false }
     }
     return nil
   }

@@ -130,7 +130,11 @@ extension Socket {
     guard let process = unsafe process, call.flags & kernelsFlags == 0, unsafe !socket.pointee.corked
     else { return unsafe sendByKernel(socket, call) }
     // A daemon that has come back has another directory.
-    if unsafe socket.pointee.engineLost { Loss.reattach() }
+    if unsafe socket.pointee.engineLost {
+      Loss.reattach()
+      unsafe rejoin(socket)
+      if unsafe socket.pointee.retired == .passed { unsafe socket.pointee.sentPassed = mn_sys_nanoseconds() }
+    }
     let attachments = unsafe socket.pointee.attachments.load(ordering: .acquiring)
     guard let directory = unsafe process.pointee.directory else { return unsafe countedOnShadow(socket, call) }
 
@@ -160,7 +164,10 @@ extension Socket {
     case .ring:
       break
     }
+    // (Asked each second, not at each call.)
+    if unsafe socket.pointee.awaits { Loss.reattach() }
     if unsafe !socket.pointee.isOffloaded {
+      if unsafe socket.pointee.awaits { return call.onShadow() }
       if unsafe kernelName(call.fd, socket.pointee.domain, peer: false)?.port == 0 {
         unsafe autobind(call.fd, socket.pointee.domain)
       }
@@ -406,6 +413,7 @@ extension Socket {
       reader.advance(record)
     }
     reader.publish()
+    unsafe socket.pointee.engineLost = true
   }
 
   /// A send that is the kernel's whatever the rules say. What MSG_MORE and UDP_CORK have begun there is finished there.

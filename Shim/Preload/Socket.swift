@@ -82,6 +82,12 @@ struct Socket: ~Copyable {
   let settings: Atomic<UInt32>
   /// Where the last datagram went, for the short way.
   var plan: Plan
+  /// Datagrams took one way until lately, and take the other now: their order is kept (`Socket.takeSettling`), until that time,
+  /// CLOCK_MONOTONIC ns; 0: not known yet.
+  @Shared var isSettling: Bool
+  @Shared var settlesUntil: UInt64
+  /// When it last sent by the shadow since it was passed on, likewise.
+  @Shared var sentPassed: UInt64
   /// Counts receives, so that the shadow is looked at now and then while the rings are busy.
   @Shared var turn: UInt32
   /// The RX ring that is looked at first.
@@ -118,6 +124,8 @@ struct Socket: ~Copyable {
     @inline(__always) nonmutating set { unsafe watchesWord.store(newValue, ordering: .relaxed) }
   }
   var isOffloaded: Bool { unsafe endpoint != nil && !engineLost }
+  /// Whether engines fill its rings, or may do so again at any moment.
+  var hasLiveRings: Bool { isOffloaded || retired == .passed }
 }
 
 typealias SocketPointer = UnsafeMutablePointer<Socket>
@@ -140,6 +148,8 @@ enum Retirement: UInt8, Word {
   case no
   /// Its port was the kernel's choice and went with its peer (connect to AF_UNSPEC): it may come back under another.
   case portless
+  /// A descriptor of it went to another process: it comes back where that one shows it to the daemon (`Socket.rejoin`).
+  case passed
   /// It wants something that only the kernel does (`Socket.isKernelsAlone`).
   case forGood
 }
@@ -411,6 +421,7 @@ public func inherited(_ fd: Int32) {
   }
   unsafe Lock.release(process)
   guard let socket = unsafe made else { return }
+  unsafe socket.pointee.isSettling = true
   // The last program may have set SO_RCVBUF (SOCK_RCVBUF_LOCK of Linux).
   unsafe socket.pointee.hasReceiveLimit = Socket.option(fd, MN_SO_BUF_LOCK) & 2 != 0
   unsafe Socket.attachBound(socket, fd, process, inherited: true)
@@ -520,7 +531,7 @@ extension Socket {
   /// `mn_watched_count` up to date (sockets that poll and select cannot leave to the kernel).
   static func countWatched(_ socket: SocketPointer) {
     unsafe showHead(socket)
-    let watched = unsafe socket.pointee.undecided || socket.pointee.isOffloaded || socket.pointee.hasOldInput
+    let watched = unsafe socket.pointee.undecided || socket.pointee.hasLiveRings || socket.pointee.hasOldInput
     if unsafe watched == socket.pointee.watched { return }
     unsafe socket.pointee.watched = watched
     mn_watched_add(watched ? 1 : -1)
@@ -552,13 +563,13 @@ extension Socket {
   /// This process lets go of the endpoint; the last holder tells the daemon. The caller holds the process's lock.
   ///
   /// - Parameter hadEngine: the engine served it until now.
-  private static func release(_ socket: SocketPointer, _ process: ProcessPointer, _ hadEngine: Bool) {
+  private static func release(_ socket: SocketPointer, _ process: ProcessPointer, _ hadEngine: Bool, _ hadRings: Bool) {
     let references = unsafe word(socket, Int(MN_OFFSET_ENDPOINT_REFERENCES))
     let left = unsafe mn_fetch_add_u32(references, UInt32.max)
     if left == 1 {
       if hadEngine { unsafe giveBack(socket, process) }
       unsafe leaveOldBlock(socket, process)
-    } else if unsafe socket.pointee.hasJoined && hadEngine {
+    } else if unsafe socket.pointee.hasJoined && hadRings {
       unsafe close(socket, process, keeping: false)
     }
     unsafe dropEvent(socket)
@@ -593,10 +604,11 @@ extension Socket {
     if unsafe process.pointee.unansweredSocket == socket { unsafe process.pointee.unansweredSocket = nil }
     if unsafe socket.pointee.endpoint != nil {
       let hadEngine = unsafe !socket.pointee.engineLost
+      let hadRings = unsafe socket.pointee.hasLiveRings
       unsafe socket.pointee.engineLost = true
       // A call on it that another thread has begun is at an end, or finds nothing to do: the block is another socket's soon.
       unsafe unbindRings(socket)
-      unsafe release(socket, process, hadEngine)
+      unsafe release(socket, process, hadEngine, hadRings)
     }
     unsafe socket.pointee.engineLost = true
     unsafe socket.pointee.hasOldInput = false
@@ -609,17 +621,21 @@ extension Socket {
   /// Tells the daemon that nobody uses the endpoint any more. The caller holds the process's lock.
   @inline(never)
   static func close(_ socket: SocketPointer, _ process: ProcessPointer, keeping: Bool) {
-    unsafe close(socket.pointee.channel.unsafelyUnwrapped, socket.pointee.index, process, keeping: keeping)
+    var flags = 0
+    if keeping { flags = unsafe process.pointee.leaver == mn_thread_id() ? MN_CLOSE_KEEPING | MN_CLOSE_LEAVING : MN_CLOSE_KEEPING }
+    if unsafe keeping && socket.pointee.retired == .passed { flags |= MN_CLOSE_PASSING }
+    unsafe close(socket.pointee.channel.unsafelyUnwrapped, socket.pointee.index, process, flags)
   }
 
-  static func close(_ channel: UnsafeMutablePointer<Channel>, _ index: UInt32, _ process: ProcessPointer, keeping: Bool) {
+  /// - Parameter how: MN_CLOSE_*.
+  static func close(_ channel: UnsafeMutablePointer<Channel>, _ index: UInt32, _ process: ProcessPointer, _ how: Int) {
     var request = mn_request()
     if unsafe process.pointee.control < 0 { _ = unsafe Control.finishGreeting(process) }
     unsafe Control.fill(&request, kind: MN_REQUEST_CLOSE, process)
     request.channel = unsafe channel.pointee.identifier
     request.endpoint = index
     request.token = unsafe channel.pointee.token
-    if keeping { request.flags = unsafe UInt32(process.pointee.leaver == mn_thread_id() ? MN_CLOSE_KEEPING | MN_CLOSE_LEAVING : MN_CLOSE_KEEPING) }
+    request.flags = UInt32(how)
     // (What a slow daemon has no room for, it finds out by itself.)
     let flags = unsafe process.pointee.unanswered != 0 ? Int32(MN_MSG_DONTWAIT) : 0
     if unsafe process.pointee.control >= 0 { _ = unsafe Control.send(process.pointee.control, &request, passing: -1, flags: flags) }

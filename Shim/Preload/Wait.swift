@@ -474,10 +474,14 @@ enum Loss {
     unsafe process.pointee.sockets.forEach { socket in
       // (The block that it kept was the old daemon's.)
       unsafe socket.pointee.holdsBlock = false
+      if unsafe socket.pointee.retired == .passed {
+        unsafe socket.pointee.retired = .forGood
+        unsafe Socket.countWatched(socket)
+      }
       guard unsafe socket.pointee.isOffloaded else { return }
       lost += 1
-      unsafe Socket.lose(socket)
       unsafe Socket.flushToShadow(socket)
+      unsafe Socket.lose(socket)
     }
     // (Those that an earlier loss took are still to come back.)
     unsafe process.pointee.lostSockets.wrappingAdd(lost, ordering: .relaxed)

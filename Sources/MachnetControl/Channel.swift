@@ -103,6 +103,13 @@ final class Channel {
     _ = unsafe mn_fetch_add_u32(block(index) + Int(MN_OFFSET_ENDPOINT_REFERENCES), UInt32(truncatingIfNeeded: count))
   }
 
+  /// What the RX rings hold is older than whatever the shadow holds or gets, until engines fill them again.
+  func markReceived(_ index: UInt32) {
+    for unsafe ring in unsafe receiveRings(of: index) {
+      unsafe mn_store_relaxed_u64(ring + Int(MN_OFFSET_RING_MARK), mn_load_relaxed_u64(ring))
+    }
+  }
+
   /// MN_ENDPOINT_*
   enum State: UInt32 { case free, live, closed, left }
 
@@ -149,7 +156,7 @@ final class Endpoint {
   let reference: EndpointReference
   let cookie: UInt64
   let netnsCookie: UInt64
-  let netns: UInt16
+  var netns: UInt16
   let port: UInt16
   let homeEngine: UInt32
   let event: Descriptor
@@ -167,6 +174,9 @@ final class Endpoint {
   /// The connection that has said so; and whether before an exec, so that whoever opens the socket next gets what is unread.
   var keeper: UInt64 = 0
   var isLeaving = false
+  /// How many descriptors of its socket went to other processes since, and the connections that have shown theirs.
+  var passes = 0
+  var receivers: Set<UInt64> = []
   /// Looks in a row that did not find its socket (`closeOrphans`).
   var misses = 0
   /// And all engines have let go of it.

@@ -30,7 +30,7 @@ extension ControlServer {
       try connect(request, message.descriptors[0], endpoint, &reply)
       return []
     case MN_REQUEST_CLOSE:
-      guard request.flags & ~UInt32(MN_CLOSE_KEEPING | MN_CLOSE_LEAVING) == 0 else { throw .lie }
+      guard request.flags & ~UInt32(MN_CLOSE_KEEPING | MN_CLOSE_LEAVING | MN_CLOSE_PASSING) == 0 else { throw .lie }
       try close(request, connection, name)
       return []
     case MN_REQUEST_STATUS:
@@ -103,8 +103,7 @@ extension ControlServer {
     }
     finishDeparture(of: shadow.cookie)
     if let old = kept[shadow.cookie], old.keeper != name {
-      // Who passed the socket to another process may still read on; then the kernel's queue is the one that both see.
-      guard old.isLeaving else { throw Refusal(EBUSY) }
+      if !old.isLeaving { return try receive(old, request, shadow, connection, name, &reply) }
       close(old, keeping: false)
     }
     if request.flags & UInt32(MN_OPEN_KNOWN) != 0 && unclaimed.entries[shadow.cookie] == nil { throw Refusal(ENOENT) }
@@ -146,16 +145,67 @@ extension ControlServer {
     return [event]
   }
 
+  /// A socket that was passed to others is shown by one of them, who joins. Until all of them have done so, the kernel's queue is the
+  /// only one that all see, and stays so where one never does (without the shim), or may not join. Then the endpoint is opened anew,
+  /// in its old place.
+  ///
+  /// - Throws: EBUSY: its sender alone may use it.
+  private func receive(
+    _ endpoint: Endpoint, _ request: mn_request, _ shadow: ShadowSocket, _ connection: Connection, _ name: UInt64, _ reply: inout mn_reply
+  ) throws(Refusal) -> [Descriptor] {
+    guard endpoint.isLeft, endpoint.passes > 0, let channel = channels[endpoint.reference.channel], mayJoin(channel, connection)
+    else { throw Refusal(EBUSY) }
+    endpoint.receivers.insert(name)
+    if endpoint.receivers.count >= endpoint.passes, shadow.localPort == endpoint.port { try resume(endpoint, request, shadow, channel) }
+    return try join(endpoint, connection, name, &reply)
+  }
+
+  private func resume(_ endpoint: Endpoint, _ request: mn_request, _ shadow: ShadowSocket, _ channel: Channel) throws(Refusal) {
+    let address = try grantedAddress(shadow, peer: shadow.peer)
+    try checkClaim(shadow, address)
+    guard endpointCount < config.channel.maximumEndpoints, let index = netns.enter(shadow.netnsCookie) else { throw Refusal(ENFILE) }
+    endpointCount += 1
+    endpoint.netns = index
+    endpoint.address = address
+    endpoint.peer = shadow.peer
+    endpoint.isLeft = false
+    let opened = order { (engine) throws(EngineControl.Refusal) in
+      try engine.openEndpoint(endpoint.reference, endpoint.identity)
+    }
+    guard opened, !isTooLate(request), directory.enterLocal(endpoint.key) else {
+      netns.leave(shadow.netnsCookie)
+      endpointCount -= 1
+      // Those who have it read on, as before.
+      depart(endpoint, of: channel)
+      throw Refusal(EBUSY)
+    }
+    kept[endpoint.cookie] = nil
+    endpoint.isKept = false
+    endpoint.passes = 0
+    endpoint.receivers = []
+    endpoint.misses = 0
+    endpointsByCookie[endpoint.cookie] = endpoint
+    channel.setState(endpoint.reference.index, .live)
+  }
+
+  /// Whether others than `name` have joined an endpoint, and not let go.
+  func isJoined(_ endpoint: Endpoint, except name: UInt64) -> Bool {
+    connections.contains { $0.key != name && $0.value.joined[endpoint.cookie] != nil }
+  }
+
+  /// Who maps a channel sees all its rings, so it must be the same user; and thread ids must mean the same to both, because they
+  /// are the owners of its locks.
+  private func mayJoin(_ channel: Channel, _ connection: Connection) -> Bool {
+    guard connection.uid == channel.uid, let namespace = channel.processNamespace else { return false }
+    return namespace == processNamespace(connection.pid)
+  }
+
   /// Gives another process a part in an endpoint, as a forked child has one: the rings stay where they are, and whoever comes
   /// first reads, as from the one queue that a kernel's socket has.
   private func join(
     _ endpoint: Endpoint, _ connection: Connection, _ name: UInt64, _ reply: inout mn_reply
   ) throws(Refusal) -> [Descriptor] {
-    // Who maps a channel sees all its rings, so it must be the same user; and thread ids must mean the same to both, because
-    // they are the owners of its locks.
-    guard let channel = channels[endpoint.reference.channel], connection.uid == channel.uid,
-      let namespace = channel.processNamespace, namespace == processNamespace(connection.pid)
-    else { throw Refusal(EEXIST) }
+    guard let channel = channels[endpoint.reference.channel], mayJoin(channel, connection) else { throw Refusal(EEXIST) }
     channel.holders.insert(name)
     connection.channels.insert(channel.identifier)
     connection.joined[endpoint.cookie, default: 0] += 1
@@ -176,7 +226,15 @@ extension ControlServer {
       kept[endpoint.cookie] = endpoint
       endpoint.keeper = name
       endpoint.isLeaving = request.flags & UInt32(MN_CLOSE_LEAVING) != 0
+      endpoint.passes = 0
+      endpoint.receivers = []
     }
+    if endpoint.isKept && !keeping && endpoint.passes > 0 {
+      // Somebody who has received it reads on, or its sender, which has not ended.
+      let isHeld = channel.references(endpoint.reference.index) > 0 && connections[endpoint.keeper] != nil
+      if isHeld || isJoined(endpoint, except: name) { return }
+    }
+    if endpoint.isKept || keeping, request.flags & UInt32(MN_CLOSE_PASSING) != 0 { endpoint.passes += 1 }
     close(endpoint, keeping: keeping)
   }
 
@@ -188,7 +246,8 @@ extension ControlServer {
       let index = endpoint.reference.index
       if let parts = connection.joined[endpoint.cookie] { channel.addReference(index, -parts) }
       if endpoint.isKept {
-        if endpoint.opener == name { close(endpoint, keeping: false) }
+        endpoint.receivers.remove(name)
+        if endpoint.opener == name && !isJoined(endpoint, except: name) { close(endpoint, keeping: false) }
       } else if endpointsByCookie[endpoint.cookie] === endpoint {
         let isGone = living.map { netns.isOwn(endpoint.netnsCookie) && !$0.contains(endpoint.cookie) } ?? false
         if isGone || channel.references(index) == 0 { close(endpoint, keeping: true) }

@@ -214,7 +214,8 @@ public final class ControlServer: @unchecked Sendable {
   func disconnect(_ name: UInt64) {
     guard let connection = connections.removeValue(forKey: name) else { return }
     endCapture(of: name)
-    for endpoint in kept.values where endpoint.keeper == name && !connection.channels.contains(endpoint.reference.channel) {
+    for endpoint in kept.values
+    where endpoint.keeper == name && !connection.channels.contains(endpoint.reference.channel) && !isJoined(endpoint, except: name) {
       close(endpoint, keeping: false)
     }
     for identifier in connection.channels {
@@ -400,6 +401,7 @@ public final class ControlServer: @unchecked Sendable {
       if let endpoint = departure.endpoint {
         if endpoint.isKept {
           endpoint.isLeft = true
+          departure.channel.markReceived(endpoint.reference.index)
           departure.channel.setState(endpoint.reference.index, .left)
         } else {
           free(endpoint, of: departure.channel)

@@ -130,6 +130,7 @@ extension Channel {
       lost += 1
     }
     for writer in writers { writer.publish() }
+    markReceived(index)
     return lost
   }
 }

@@ -76,6 +76,8 @@ extension Core {
       isReusePort: identity.reusePort, world: world(of: identity.localAddress, netns: identity.netns),
       netns: identity.netns, localPort: identity.localPort, peerPort: identity.peerPort,
       localAddress: identity.localAddress, peerAddress: identity.peerAddress)
+    // (Its rings may have been in use before.)
+    endpoints[command.slot].charged = endpoints[command.slot].writer.chargeTaken
     mailbox.clearCounters(endpoint: command.slot)
     blocks[Int(command.channelSlot) * Int(MN_CHANNEL_ENDPOINTS_MAX) + Int(command.index)] = command.slot
     if isHome { setBit(&channels[command.channelSlot].open, command.index) }

@@ -122,7 +122,7 @@ public final class EngineControl: @unchecked Sendable {
     }
   }
 
-  /// Starts serving an endpoint. Its block's ring indices must be 0 (or equal, of an orderly close) by now.
+  /// Starts serving an endpoint. Its block's ring indices must be 0, or as an orderly close has left them.
   public func openEndpoint(_ reference: EndpointReference, _ identity: EndpointIdentity) throws(Refusal) -> Ticket {
     try order { (books) throws(Refusal) in
       guard let channel = books.channels[reference.channel], reference.index < MN_CHANNEL_ENDPOINTS_MAX else {

@@ -507,6 +507,82 @@ import Testing
     #expect((1...100).allSatisfy { _ in pulse.feel(rounds: 0, limit: 0) != .gone } && pulse.stalledSeconds == 100)
   }
 
+  /// Who is passed a socket joins its endpoint and reads what its sender has left; when all of them have shown it, engines fill it again.
+  @Test func whatAllReceiversShowComesBack() throws {
+    try withDaemon { daemon in
+      for passes in 1...3 {
+        let socket = TestSocket()
+        try socket.bind()
+        let sender = try TestApplication(daemon)
+        let block = try sender.open(socket).header.endpoint
+        sender.refer(block, 1)
+        sender.deliver(block, count: 3)
+        let received = sender.receiveMark(block).tail
+        for _ in 0..<passes { try sender.close(block, how: MN_CLOSE_KEEPING | MN_CLOSE_PASSING) }
+        #expect(try daemon.eventually { _ in sender.block(block).state == UInt32(MN_ENDPOINT_LEFT) })
+        #expect(sender.receiveMark(block).mark == received)
+        var receivers: [TestApplication] = []
+        for pass in 1...passes {
+          #expect(sender.block(block).state == UInt32(MN_ENDPOINT_LEFT))
+          receivers.append(try TestApplication(daemon))
+          // (The same one counts once.)
+          for _ in 0..<(pass == passes ? 1 : 2) {
+            let found = try receivers.last!.open(socket).header
+            #expect(found.status == 0 && found.channel == sender.channel && found.endpoint == block && found.size == UInt64(sender.size))
+          }
+        }
+        #expect(sender.block(block).state == UInt32(MN_ENDPOINT_LIVE) && sender.unread(block) == 3)
+        #expect(sender.block(block).references == UInt32(2 * passes))
+        #expect(try daemon.status().sockets.count { $0.local == "127.0.0.1:\(socket.port)" } == 1)
+      }
+    }
+  }
+
+  /// One that is not shown by all stays as it is for those who have it, whoever ends first; and what they leave waits for the next.
+  @Test func whatIsNotShownByAllIsReadByThoseWhoHaveIt() throws {
+    try withDaemon { daemon in
+      for way in 0..<3 {
+        let socket = TestSocket()
+        try socket.bind()
+        var sender: TestApplication? = try TestApplication(daemon)
+        let receiver = try TestApplication(daemon)
+        let block = try sender!.open(socket).header.endpoint
+        sender!.refer(block, 1)
+        sender!.deliver(block, count: 3)
+        for _ in 0..<2 { try sender!.close(block, how: MN_CLOSE_KEEPING | MN_CLOSE_PASSING) }
+        let channel = sender!.channel, token = sender!.header.token
+        func close() throws {
+          var request = receiver.client.request(MN_REQUEST_CLOSE)
+          (request.channel, request.endpoint, request.token) = (channel, block, token)
+          try receiver.client.send(request)
+          _ = try receiver.client.call(receiver.client.request(MN_REQUEST_STATUS))
+        }
+        #expect(try daemon.eventually { _ in sender!.block(block).state == UInt32(MN_ENDPOINT_LEFT) })
+        #expect(try receiver.open(socket).header.channel == channel)
+        switch way {
+        case 0:
+          // The receiver closes, then the sender.
+          sender!.refer(block, -1)
+          try close()
+          #expect(sender!.block(block).state == UInt32(MN_ENDPOINT_LEFT) && sender!.unread(block) == 3)
+          sender!.refer(block, -1)
+          try sender!.close(block)
+        case 1:
+          // The sender closes: nobody is told, because the receiver holds it.
+          sender!.refer(block, -2)
+          try close()
+        default:
+          sender = nil
+          #expect(try daemon.eventually { $0.unclaimed?.isEmpty ?? true })
+          try close()
+        }
+        #expect(try daemon.eventually { $0.unclaimed?.map(\.datagrams) == [3] })
+        let next = try receiver.open(socket).header
+        #expect(next.status == 0 && next.channel == receiver.channel && receiver.unread(next.endpoint) == 3)
+      }
+    }
+  }
+
   @Test func theTokenProvesAccessToAnothersChannel() throws {
     try withDaemon { daemon in
       let parent = try TestApplication(daemon)

@@ -248,6 +248,12 @@ final class TestApplication {
     writer.publish()
   }
 
+  /// What control and engine say of that ring.
+  func receiveMark(_ index: UInt32) -> (tail: UInt64, mark: UInt64) {
+    let ring = unsafe receiveRing(index).load(as: mn_ring.self)
+    return (ring.tail, ring.mark)
+  }
+
   func unread(_ index: UInt32) -> Int { receiveAll(index, publishing: false) }
 
   /// Takes what is in that ring.
@@ -291,9 +297,12 @@ final class TestApplication {
   }
 
   /// Returns when the daemon has carried it out: a close has no reply, but requests of a connection keep their order.
-  func close(_ endpoint: UInt32, keeping: Bool = false) throws {
+  func close(_ endpoint: UInt32, keeping: Bool = false) throws { try close(endpoint, how: keeping ? MN_CLOSE_KEEPING : 0) }
+
+  /// - Parameter how: MN_CLOSE_*.
+  func close(_ endpoint: UInt32, how: Int) throws {
     var request = client.request(MN_REQUEST_CLOSE)
-    request.flags = keeping ? UInt32(MN_CLOSE_KEEPING) : 0
+    request.flags = UInt32(how)
     request.channel = channel
     request.endpoint = endpoint
     request.token = header.token

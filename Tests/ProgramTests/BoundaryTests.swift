@@ -142,6 +142,27 @@ extension OneAtATime {
       }
     }
 
+    @Test("the daemon goes and another one comes: what its rings held, what came meanwhile and what comes then is in order", .timeLimit(.minutes(1)))
+    func inOrder() throws {
+      try withBench(.local) { bench in
+        let program = try bench.server(Self.python, testProgram("in_order.py"))
+        try waitUntil("the first hundred") { program.output.contains("sent 100\n") }
+        let daemon = try #require(bench.serverDaemon)
+        try bench.expectOnEngine(atLeast: 100)
+        daemon.program.send(SIGKILL)
+        try daemon.program.wait(seconds: 10)
+        program.type("gone")
+        try waitUntil("the second hundred") { program.output.contains("sent 200\n") }
+        let again = try Daemon("local", flows: ["{ match: { remote: \"127.0.0.0/8\" }, path: machnet }"], in: bench)
+        program.type("there")
+        try waitUntil("its sockets", seconds: 20) { try again.status(in: bench).sockets.count == 2 }
+        program.type("back")
+        let result = try program.wait(seconds: 20)
+        #expect(result.output.hasSuffix("\nin order\n"), "\(result.output)\(result.errors)")
+        #expect(try again.status(in: bench).local >= 100)
+      }
+    }
+
     @Test("a program is killed while it sends: nothing of it is left")
     func programKilled() throws {
       try withBench(.local) { bench in

@@ -35,6 +35,8 @@ extension OneAtATime {
         try waitUntil("every datagram told of") { datagrams(server) >= count }
         #expect(datagrams(server) == count)
         #expect(server.errors == "")
+        // The workers have joined the primary's endpoint.
+        if topology == .local { try bench.expectOnEngine(atLeast: 2 * count) }
       }
     }
     private func datagrams(_ server: Program) -> Int {

@@ -22,7 +22,7 @@
 #endif
 
 #define MN_MAGIC 0x4d4e4554u /* "MNET" */
-#define MN_ABI_VERSION 2u
+#define MN_ABI_VERSION 3u
 #define MN_CACHE_LINE 64u
 #define MN_PAGE 4096u
 
@@ -151,7 +151,8 @@ struct mn_record {
 /// TX: app writes tail, engine writes head. RX: engine writes tail, app writes head. The data follow.
 struct mn_ring {
   uint64_t tail;
-  uint64_t tail_reserved[7];
+  uint64_t mark; /* RX, control: the tail when the endpoint was opened or left. What came later came after the shadow's, then */
+  uint64_t tail_reserved[6];
   uint64_t head;
   uint64_t charge_taken; /* RX, app: sum of mn_charge() of the charged records taken so far */
   uint64_t head_reserved[6];
@@ -184,13 +185,13 @@ enum {
 };
 
 /// LEFT: given up by a close that keeps the block. No engine touches it any more, and its application reads on what the
-/// RX rings hold.
+/// RX rings hold; perhaps it is LIVE again later (MN_CLOSE_PASSING).
 enum { MN_ENDPOINT_FREE = 0, MN_ENDPOINT_LIVE = 1, MN_ENDPOINT_CLOSED = 2, MN_ENDPOINT_LEFT = 3 };
 
 /// One offloaded socket. 512 bytes; each line has one kind of writer.
 struct mn_endpoint {
   // engine and control
-  uint32_t state; /* control: MN_ENDPOINT_* */
+  uint32_t state; /* control: MN_ENDPOINT_*; app: CLOSED, before it says so */
   uint32_t error;              /* engine sets, app exchanges with 0: pending SO_ERROR (an errno value) */
   uint64_t rx_drops;           /* engine: datagrams that found the RX ring full */
   uint32_t generation;         /* control: counts the uses of this block */
@@ -320,6 +321,9 @@ enum {
   MN_OPEN_REUSEPORT = 2,
   MN_OPEN_KNOWN = 8, /* only if the socket has had an endpoint, and datagrams of that are left; else ENOENT */
   MN_CLOSE_KEEPING = 4, /* the block stays the application's until it closes it again, or the channel ends */
+  /// with KEEPING: a descriptor of the socket goes to another process now. Who shows it to the daemon (OPEN) joins; once all that went
+  /// have been shown, the endpoint is LIVE again.
+  MN_CLOSE_PASSING = 32,
   MN_CLOSE_LEAVING = 16, /* with KEEPING, before an exec: what is unread is for whoever opens the socket next, if another process does */
 };
 
@@ -367,6 +371,7 @@ enum {
   MN_OFFSET_ENDPOINT_TX_WAIT = offsetof(struct mn_endpoint, tx_wait),
   MN_OFFSET_ENDPOINT_RECEIVE_LIMIT = offsetof(struct mn_endpoint, receive_limit),
   MN_OFFSET_ENDPOINT_RECEIVE_TOGETHER = offsetof(struct mn_endpoint, receive_together),
+  MN_OFFSET_RING_MARK = offsetof(struct mn_ring, mark),
   MN_OFFSET_RING_CHARGE_TAKEN = offsetof(struct mn_ring, charge_taken),
   MN_OFFSET_ENDPOINT_TX_LOCK = offsetof(struct mn_endpoint, tx_lock),
   MN_OFFSET_ENDPOINT_RX_LOCK = offsetof(struct mn_endpoint, rx_lock),

@@ -660,6 +660,124 @@ CASE(passed_blocked, "SCM_RIGHTS while a thread is blocked in the socket") {
   show_peer("at the peer", index);
 }
 
+static long after_poll(int fd) {
+  struct pollfd entry = {fd, POLLIN, 0};
+  return poll(&entry, 1, 5000) == 1 ? recv(fd, taken, sizeof taken, MSG_DONTWAIT) : -1;
+}
+static long after_select(int fd) {
+  fd_set set;
+  FD_ZERO(&set);
+  FD_SET(fd, &set);
+  struct timeval limit = {5, 0};
+  return select(fd + 1, &set, NULL, NULL, &limit) == 1 ? recv(fd, taken, sizeof taken, MSG_DONTWAIT) : -1;
+}
+static int waiting_epoll;
+static long after_epoll(int fd) {
+  struct epoll_event event;
+  return epoll_wait(waiting_epoll, &event, 1, 5000) == 1 ? recv(fd, taken, sizeof taken, MSG_DONTWAIT) : -1;
+}
+CASE(passed_waiting, "SCM_RIGHTS while a thread waits for the socket, and the receiver has it and does not read") {
+  static const struct { const char *name; long (*call)(int); } waits[] = {
+      {"recv", by_recv}, {"poll", after_poll}, {"select", after_select}, {"epoll_wait", after_epoll}};
+  for (unsigned w = 0; w < LENGTH(waits); w++) {
+    int a = udp("a"), b = udp("b"), late = keep(epoll_create1(0));
+    waiting_epoll = keep(epoll_create1(0));
+    struct epoll_event event = {.events = w % 2 ? EPOLLIN : EPOLLIN | EPOLLET};
+    if (epoll_ctl(waiting_epoll, EPOLL_CTL_ADD, a, &event) != 0) give_up("epoll_ctl");
+    send_to(b, a, 1, 10);
+    settle(a);
+    recv(a, inbox, 100, 0);
+    struct blocked waiter;
+    start(&waiter, a, waits[w].call);
+    int index = peer_adopt(&a, 1, false);
+    peer_port(index);
+    send_to(b, a, 2, 10);
+    finish(&waiter, waits[w].name);
+    // And one that begins to wait when the receiver has it.
+    if (epoll_ctl(late, EPOLL_CTL_ADD, a, &event) != 0) give_up("epoll_ctl");
+    waiting_epoll = late;
+    start(&waiter, a, waits[w].call);
+    send_to(b, a, 3, 10);
+    finish(&waiter, waits[w].name);
+    struct sockaddr_in to_b = name_of(b);
+    CALL("  sendto = %s", sendto(a, payload(4, 10), 10, 0, (void *)&to_b, sizeof to_b));
+    settle(b);
+    show_recvmsg("at b", b, 100, 0, 128, 64);
+    send_to(b, a, 5, 10);
+    show_peer("at the peer", index);
+    peer_close(index);
+    send_to(b, a, 6, 10);
+    settle(a);
+    show_recv("after the receiver's close", a, 100, 0);
+    drop(a);
+  }
+}
+
+/// In a child: takes a descriptor from `channel` when it is told to, then receives `count` datagrams on it and tells what they were.
+static void receive_passed(int channel, int go, unsigned count) {
+  char byte, room[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8)));
+  struct iovec vector = {&byte, 1};
+  struct msghdr m = {.msg_iov = &vector, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
+  int fd;
+  if (read(go, &byte, 1) != 1 || recvmsg(channel, &m, 0) != 1) _exit(1);
+  memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof fd);
+  if (write(channel, "h", 1) != 1 || read(go, &byte, 1) != 1) _exit(1);
+  struct timeval limit = {3, 0};
+  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  char story[400] = "";
+  for (unsigned i = 0; i < count; i++) {
+    ssize_t n = recv(fd, inbox, 100, 0);
+    snprintf(story + strlen(story), 30, " %s", n < 0 ? strerrorname_np(errno) : identify(inbox, (size_t)n));
+  }
+  if (write(channel, story, strlen(story)) < 0) _exit(1);
+  _exit(0);
+}
+CASE(passed_order, "SCM_RIGHTS: what came before, on the way and after is in order, for the receiver and for the sender") {
+  for (int reader = 0; reader < 2; reader++)
+    for (int members = 1; members <= 2; members++) {
+      int pairs[2][2], go[2][2], b = udp("b");
+      pid_t children[2];
+      for (int i = 0; i < members; i++) {
+        if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pairs[i]) != 0 || pipe(go[i]) != 0) give_up("socketpair");
+        if ((children[i] = fork()) == 0) receive_passed(pairs[i][1], go[i][0], reader == 0 && i == 0 ? 9 : 0);
+      }
+      int a = udp("a");
+      for (unsigned i = 1; i <= 3; i++) send_to(b, a, i, 10);
+      settle(a);
+      wait_sent(b);
+      for (int i = 0; i < members; i++) {
+        char byte = 'x', room[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8))) = {0};
+        struct iovec vector = {&byte, 1};
+        struct msghdr m = {.msg_iov = &vector, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
+        struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+        *c = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+        memcpy(CMSG_DATA(c), &a, sizeof a);
+        if (sendmsg(pairs[i][0], &m, 0) != 1) give_up("sendmsg");
+      }
+      for (unsigned i = 4; i <= 6; i++) send_to(b, a, i, 10);
+      wait_sent(b);
+      char story[500] = "";
+      for (int i = 0; i < members; i++)
+        if (write(go[i][1], "x", 1) != 1 || read(pairs[i][0], story, 1) != 1) give_up("a child");
+      for (unsigned i = 7; i <= 9; i++) send_to(b, a, i, 10);
+      wait_sent(b);
+      for (int i = 0; reader == 1 && i < 9; i++) {
+        settle(a);
+        show_recv("at the sender", a, 100, MSG_DONTWAIT);
+      }
+      for (int i = 0; i < members; i++) {
+        ssize_t n = 0;
+        if (write(go[i][1], "x", 1) != 1 || (reader == 0 && i == 0 && (n = read(pairs[i][0], story, sizeof story - 1)) < 0)) give_up("a child");
+        story[n] = 0;
+        if (n) say("  the receiver:%s", story);
+        waitpid(children[i], NULL, 0);
+        close(pairs[i][0]), close(pairs[i][1]), close(go[i][0]), close(go[i][1]);
+      }
+      show_recv("nothing more", a, 100, MSG_DONTWAIT);
+      drop(a), drop(b);
+    }
+}
+
 CASE(passed_kinds, "SCM_RIGHTS: sockets that are not bound, connected, one of two descriptors, several at once") {
   int fresh = unbound(AF_INET, 0), connected = udp("connected"), two = udp("two"), b = udp("b"), twin = keep(dup(two));
   struct sockaddr_in to_b = name_of(b), any = ipv4("127.0.0.1", 0);
