@@ -523,6 +523,16 @@ private struct EpollWait {
     }
   }
 
+  func hasTag(_ reported: Int32) -> Bool {
+    for index in 0..<reported {
+      var bits: UInt32 = 0
+      var data: UInt64 = 0
+      unsafe mn_epoll_event_get(event(index), &bits, &data)
+      if data & Watch.tagMask == Watch.tag { return true }
+    }
+    return false
+  }
+
   /// The eventfd of a watched socket is readable.
   private mutating func woken(_ watch: WatchPointer) {
     let socket = unsafe watch.pointee.socket
@@ -553,6 +563,21 @@ private struct EpollWait {
   }
 }
 
+/// The kernel has told of `told` events of an epoll that had nothing of ours when it was asked, and has now.
+///
+/// - Returns: as epoll_wait. (Where nothing is left of them, the time begins anew.)
+@c(mn_hook_epoll_told)
+public func epollTold(
+  _ entry: UnsafeMutableRawPointer, _ epfd: Int32, _ events: UnsafeMutableRawPointer, _ capacity: Int32, _ told: Int32, _ timeout: Int64,
+  _ mask: UnsafeRawPointer?
+) -> Int32 {
+  guard unsafe mn_load_relaxed_u32(entry) == Kind.epoll, let process = unsafe process else { return told }
+  var wait = unsafe EpollWait(epoll: entry.assumingMemoryBound(to: Epoll.self), epfd: epfd, events: events, capacity: capacity)
+  if !wait.hasTag(told) { return told }
+  unsafe wait.translate(told, process)
+  return wait.count > 0 ? wait.count : unsafe epollWait(entry, epfd, events, capacity, timeout, mask)
+}
+
 @c(mn_hook_epoll_wait)
 public func epollWait(
   _ entry: UnsafeMutableRawPointer, _ epfd: Int32, _ events: UnsafeMutableRawPointer?, _ capacity: Int32, _ timeout: Int64,
@@ -565,7 +590,8 @@ public func epollWait(
   let epoll = unsafe entry.assumingMemoryBound(to: Epoll.self)
   Loss.reattach()
   if unsafe epoll.pointee.attached == 0 && process.pointee.lostSockets.load(ordering: .relaxed) == 0 {
-    return unsafe mn_real_epoll_wait(epfd, events, capacity, timeout, mask)
+    let told = unsafe mn_real_epoll_wait(epfd, events, capacity, timeout, mask)
+    return unsafe told > 0 ? epollTold(entry, epfd, events, capacity, told, timeout, mask) : told
   }
 
   var wait = unsafe EpollWait(epoll: epoll, epfd: epfd, events: events, capacity: capacity)

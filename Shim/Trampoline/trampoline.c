@@ -115,6 +115,7 @@ int mn_hook_poll(struct mn_pollfd *entries, uint64_t count, const struct mn_time
 int mn_hook_select(int count, void *read, void *write, void *except, const struct mn_timespec *timeout, const void *mask,
                    struct mn_timespec *remaining);
 int mn_hook_epoll_ctl(void *socket, int epfd, int operation, int fd, void *event);
+int mn_hook_epoll_told(void *epoll, int epfd, void *events, int capacity, int told, int64_t timeout, const void *mask);
 int mn_hook_epoll_wait(void *epoll, int epfd, void *events, int capacity, int64_t timeout, const void *mask);
 void mn_hook_fork_prepare(void);
 void mn_hook_fork_child(void);
@@ -236,7 +237,7 @@ static int log_level;
 static char preload_setting[PATH_MAX + 16], socket_setting[160];
 static const char *preload_path = preload_setting + sizeof "LD_PRELOAD=" - 1;
 
-static void remember_environment(void) {
+static __attribute__((minsize)) void remember_environment(void) {
   Dl_info self;
   if (dladdr((void *)remember_environment, &self) && self.dli_fname && self.dli_fname[0] == '/' &&
       strlen(self.dli_fname) < PATH_MAX) {
@@ -265,7 +266,7 @@ bool mn_is_at_home(void) {
   return true;
 }
 
-__attribute__((constructor(101))) static void start(void) {
+__attribute__((constructor(101), minsize)) static void start(void) {
   if (!real.socket) resolve();
   const char *wanted = secure_getenv("MACHNET_LOG");
   if (wanted) log_level = !strcmp(wanted, "debug") ? 3 : !strcmp(wanted, "info") ? 2 : !strcmp(wanted, "error") ? 1 : 0;
@@ -325,7 +326,7 @@ int32_t mn_real_pselect(int32_t n, void *r, void *w, void *x, const struct mn_ti
   return real.pselect(n, r, w, x, (const void *)t, m);
 }
 int32_t mn_real_epoll_ctl(int32_t epfd, int32_t op, int32_t fd, void *event) { return real.epoll_ctl(epfd, op, fd, event); }
-int32_t mn_real_epoll_wait(int32_t epfd, void *events, int32_t capacity, int64_t timeout, const void *mask) {
+__attribute__((minsize)) int32_t mn_real_epoll_wait(int32_t epfd, void *events, int32_t capacity, int64_t timeout, const void *mask) {
   if (timeout <= 0 || timeout % 1000000 == 0) {
     int64_t ms = timeout < 0 ? -1 : timeout / 1000000;
     return real.epoll_pwait(epfd, events, capacity, ms > INT_MAX ? INT_MAX : (int)ms, mask);
@@ -553,6 +554,7 @@ SMALL_END
 // The calls that programs make most often jump straight on when nothing of ours is concerned: no frame, nothing saved.
 #define PASSES(fd, name) LIKELY(real.name && !entry_of(fd))
 #define SLOW static __attribute__((noinline))
+#define SMALL static __attribute__((noinline, minsize))
 #define INLINE static inline __attribute__((always_inline))
 
 // Whether the rules in force leave a datagram to `address` (NULL: the peer) to the kernel, as far as the head knows.
@@ -688,7 +690,7 @@ EXPORT ssize_t send(int fd, const void *data, size_t size, int flags) {
 }
 
 // Descriptors among a message's control data (SCM_RIGHTS).
-SLOW void each_passed(const struct msghdr *message, void (*body)(int fd)) {
+SMALL void each_passed(const struct msghdr *message, void (*body)(int fd)) {
   for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c; c = CMSG_NXTHDR((struct msghdr *)message, c)) {
     size_t room = (size_t)((char *)message->msg_control + message->msg_controllen - (char *)CMSG_DATA(c));
     if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS || c->cmsg_len < CMSG_LEN(0)) continue;
@@ -723,7 +725,7 @@ EXPORT ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
   return PASSES(fd, sendmsg) && !may_carry_descriptors(message) ? real.sendmsg(fd, message, flags) : slow_sendmsg(fd, message, flags);
 }
 
-SLOW int slow_sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags) {
+SMALL int slow_sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags) {
   struct mn_head *head = entry_of(fd);
   if (!head) {
     for (unsigned i = 0; messages && i < count; i++)
@@ -801,7 +803,7 @@ EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
   return PASSES(fd, recvmsg) && !may_carry_descriptors(message) ? real.recvmsg(fd, message, flags) : slow_recvmsg(fd, message, flags);
 }
 
-SLOW int slow_recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *timeout) {
+SMALL int slow_recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *timeout) {
   struct mn_head *head = entry_of(fd);
   if (!head || mn_head_receive(head) == MN_RECEIVE_KERNEL) return REAL(recvmmsg)(fd, messages, count, flags, timeout);
   return mn_hook_recvmmsg(head, fd, (void *)messages, count, flags, (void *)timeout);
@@ -834,20 +836,20 @@ EXPORT ssize_t write(int fd, const void *data, size_t size) {
 }
 
 // Vectors of no bytes at all never reach a socket: the kernel answers, and takes or sends nothing.
-static bool is_for_kernel(const struct iovec *vectors, int count) {
+static __attribute__((minsize)) bool is_for_kernel(const struct iovec *vectors, int count) {
   if (count < 0 || count > IOV_MAX) return true;
   size_t total = 0;
   for (int i = 0; i < count; i++) total |= vectors[i].iov_len;
   return total == 0;
 }
-static ssize_t read_vectors(void *entry, int fd, const struct iovec *vectors, int count, int flags) {
+SMALL ssize_t read_vectors(void *entry, int fd, const struct iovec *vectors, int count, int flags) {
   if (is_for_kernel(vectors, count)) return REAL(readv)(fd, vectors, count);
   struct msghdr message = {.msg_iov = (struct iovec *)vectors, .msg_iovlen = (size_t)count};
   int saved = errno;
   ssize_t n = mn_hook_recvmsg(entry, fd, (void *)&message, flags);
   return LIKELY(n >= 0) || !is_stale(fd, saved) ? n : REAL(readv)(fd, vectors, count);
 }
-static ssize_t write_vectors(void *entry, int fd, const struct iovec *vectors, int count, int flags) {
+SMALL ssize_t write_vectors(void *entry, int fd, const struct iovec *vectors, int count, int flags) {
   if (is_for_kernel(vectors, count)) return REAL(writev)(fd, vectors, count);
   struct msghdr message = {.msg_iov = (struct iovec *)vectors, .msg_iovlen = (size_t)count};
   int saved = errno;
@@ -1132,25 +1134,34 @@ EXPORT int epoll_ctl(int epfd, int operation, int fd, struct epoll_event *event)
   return LIKELY(!socket) ? REAL(epoll_ctl)(epfd, operation, fd, event)
                          : mn_hook_epoll_ctl(socket, epfd, operation, fd, event);
 }
-SLOW int slow_epoll_wait(int epfd, struct epoll_event *events, int capacity, int timeout) {
+// The kernel has told of an epoll in which there was nothing of ours when the wait began. Another thread may have put a socket into it
+// meanwhile: then its tags are among the events.
+SMALL int told_meanwhile(int epfd, struct epoll_event *events, int capacity, int told, int64_t timeout, const sigset_t *mask) {
   void *epoll = entry_of(epfd);
-  return !epoll ? REAL(epoll_wait)(epfd, events, capacity, timeout)
-                        : mn_hook_epoll_wait(epoll, epfd, events, capacity, timeout < 0 ? -1 : timeout * 1000000LL, NULL);
+  return epoll ? mn_hook_epoll_told(epoll, epfd, events, capacity, told, timeout, mask) : told;
 }
-EXPORT int epoll_wait(int epfd, struct epoll_event *events, int capacity, int timeout) {
-  return PASSES(epfd, epoll_wait) ? real.epoll_wait(epfd, events, capacity, timeout) : slow_epoll_wait(epfd, events, capacity, timeout);
+INLINE int told(int epfd, struct epoll_event *events, int capacity, int told, int64_t timeout, const sigset_t *mask) {
+  return LIKELY(told <= 0 || !MN_PEEK(mn_table_length)) ? told : told_meanwhile(epfd, events, capacity, told, timeout, mask);
 }
+static int64_t nanoseconds_of(int timeout) { return timeout < 0 ? -1 : timeout * 1000000LL; }
+
 EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask) {
   void *epoll = entry_of(epfd);
-  return LIKELY(!epoll) ? REAL(epoll_pwait)(epfd, events, capacity, timeout, mask)
-                        : mn_hook_epoll_wait(epoll, epfd, events, capacity, timeout < 0 ? -1 : timeout * 1000000LL, mask);
+  if (UNLIKELY(epoll != NULL)) return mn_hook_epoll_wait(epoll, epfd, events, capacity, nanoseconds_of(timeout), mask);
+  return told(epfd, events, capacity, REAL(epoll_pwait)(epfd, events, capacity, timeout, mask), nanoseconds_of(timeout), mask);
+}
+EXPORT int epoll_wait(int epfd, struct epoll_event *events, int capacity, int timeout) {
+  void *epoll = entry_of(epfd);
+  if (UNLIKELY(epoll != NULL)) return mn_hook_epoll_wait(epoll, epfd, events, capacity, nanoseconds_of(timeout), NULL);
+  return told(epfd, events, capacity, REAL(epoll_wait)(epfd, events, capacity, timeout), nanoseconds_of(timeout), NULL);
 }
 EXPORT int epoll_pwait2(int epfd, struct epoll_event *events, int capacity, const struct timespec *timeout, const sigset_t *mask) {
   void *epoll = entry_of(epfd);
-  if (LIKELY(!epoll) || (timeout && ((uint64_t)timeout->tv_nsec >= 1000000000u || timeout->tv_sec < 0)))
+  if (timeout && ((uint64_t)timeout->tv_nsec >= 1000000000u || timeout->tv_sec < 0))
     return REAL(epoll_pwait2)(epfd, events, capacity, timeout, mask);
   // Beyond about 290 years the nanoseconds would not fit: for ever.
   int64_t limit = !timeout || timeout->tv_sec > INT64_MAX / 1000000000 - 1 ? -1 : timeout->tv_sec * 1000000000 + timeout->tv_nsec;
+  if (LIKELY(!epoll)) return told(epfd, events, capacity, REAL(epoll_pwait2)(epfd, events, capacity, timeout, mask), limit, mask);
   return mn_hook_epoll_wait(epoll, epfd, events, capacity, limit, mask);
 }
 

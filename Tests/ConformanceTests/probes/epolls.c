@@ -331,6 +331,25 @@ CASE(case_19, "ADD and MOD from another thread while one waits (case 19)") {
   pthread_join(thread, NULL);
 }
 
+CASE(first_added, "the first socket of an epoll is added from another thread while one waits") {
+  int a = udp("a"), b = udp("b"), pipes[2];
+  pthread_t thread;
+  if (pipe(pipes) != 0) give_up("pipe");
+  keep(pipes[0]), keep(pipes[1]);
+  send_to(b, a, 1, 10);
+  settle(a);
+  late_socket = a;
+  // Anew each time, and then one that has had a socket.
+  for (int i = 0; i < 3; i++) {
+    if (i < 2) shared_epoll = keep(epoll_create1(0)), add(shared_epoll, pipes[0], EPOLLIN, 1);
+    pthread_create(&thread, NULL, add_late, NULL);
+    show_wait("added meanwhile", shared_epoll, 8, i == 0 ? -1 : 3000);
+    pthread_join(thread, NULL);
+    CALL("  delete = %s", epoll_ctl(shared_epoll, EPOLL_CTL_DEL, a, NULL));
+    show_wait("nothing", shared_epoll, 8, 0);
+  }
+}
+
 CASE(closing, "closing a registered socket, its dup, and the epoll") {
   int a = udp("a"), b = udp("b"), e = keep(epoll_create1(0)), c = keep(dup(a));
   add(e, a, EPOLLIN, 1);

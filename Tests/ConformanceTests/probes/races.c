@@ -429,6 +429,73 @@ CASE(every_instruction, "another socket takes the number at any instruction of a
   still_works();
 }
 
+// ------------------------------------------------------------------------------------------- several waiters at one epoll
+
+static int crowded;
+static bool crowd_is_polite;
+static unsigned long told, told_wrongly;
+static void *asks(void *data) {
+  struct epoll_event event;
+  while (!over)
+    if (epoll_wait(crowded, &event, 1, 0) == 1) {
+      if (event.data.u64 != (uint64_t)(uintptr_t)data) __atomic_fetch_add(&told_wrongly, 1, __ATOMIC_RELAXED);
+      __atomic_fetch_add(&told, 1, __ATOMIC_RELAXED);
+    } else if (crowd_is_polite) sched_yield();
+  return NULL;
+}
+
+CASE(one_of_many, "several threads at one epoll: a one-shot event and an edge are told to one of them") {
+  static const struct { const char *name; uint32_t bits; } kinds[] = {{"EPOLLONESHOT", EPOLLONESHOT}, {"EPOLLET", EPOLLET}};
+  unsigned long count = rounds(200);
+  for (unsigned kind = 0; kind < LENGTH(kinds); kind++) {
+    int a = udp("a"), b = udp("b");
+    unsigned long once = 0;
+    struct sockaddr_in name = name_of(a);
+    struct epoll_event event = {EPOLLIN | kinds[kind].bits, {.u64 = 7}};
+    crowded = keep(epoll_create1(0));
+    epoll_ctl(crowded, EPOLL_CTL_ADD, a, &event);
+    pthread_t threads[3];
+    over = false, crowd_is_polite = true;
+    for (int i = 0; i < 3; i++) pthread_create(&threads[i], NULL, asks, (void *)7);
+    for (unsigned long i = 0; i < count; i++) {
+      unsigned long before = __atomic_load_n(&told, __ATOMIC_RELAXED), more = 0;
+      sendto(b, &i, sizeof i, 0, (void *)&name, sizeof name);
+      for (uint64_t end = microseconds() + 1000000; more == 0 && microseconds() < end; sched_yield())
+        more = __atomic_load_n(&told, __ATOMIC_RELAXED) - before;
+      // The others have had their turn.
+      for (uint64_t end = microseconds() + 200; microseconds() < end;) sched_yield();
+      if (__atomic_load_n(&told, __ATOMIC_RELAXED) - before == 1) once++;
+      recv(a, &more, sizeof more, MSG_DONTWAIT);
+      if (kinds[kind].bits == EPOLLONESHOT) epoll_ctl(crowded, EPOLL_CTL_MOD, a, &event);
+    }
+    over = true;
+    for (int i = 0; i < 3; i++) pthread_join(threads[i], NULL);
+    say("  %s: %s", kinds[kind].name, once == count ? "each once" : "NOT EACH ONCE");
+    if (once != count) say("  %lu of %lu", once, count);
+  }
+}
+
+CASE(own_registrations, "a socket goes to and fro between two epolls: each tells what was registered with it") {
+  int a = udp("a"), b = udp("b"), other = keep(epoll_create1(0));
+  unsigned long count = rounds(20000);
+  struct epoll_event ours = {EPOLLIN, {.u64 = 7}}, theirs = {EPOLLIN, {.u64 = 8}};
+  crowded = keep(epoll_create1(0));
+  send_to(b, a, 1, 10);
+  settle(a);
+  pthread_t threads[2];
+  over = crowd_is_polite = false, told_wrongly = 0;
+  for (int i = 0; i < 2; i++) pthread_create(&threads[i], NULL, asks, (void *)7);
+  for (unsigned long i = 0; i < count; i++) {
+    epoll_ctl(crowded, EPOLL_CTL_ADD, a, &ours);
+    epoll_ctl(crowded, EPOLL_CTL_DEL, a, NULL);
+    epoll_ctl(other, EPOLL_CTL_ADD, a, &theirs);
+    epoll_ctl(other, EPOLL_CTL_DEL, a, NULL);
+  }
+  over = true;
+  for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+  say("  %lu of another epoll", told_wrongly);
+}
+
 // ------------------------------------------------------------------------------------------- wake-ups
 
 struct party { int fd, epfd; struct sockaddr_in other; unsigned way; unsigned long count; uint64_t dice; bool first; };
