@@ -253,8 +253,8 @@ package final class DaemonSwarm {
     for _ in 0..<10 {
       let number = letters.count
       send(from, to, isReliable: true, 64)
-      // Faults of sessions that died earlier still have to be noticed.
-      for _ in 0..<600 where number < letters.count && letters[number].arrivals == 0 {
+      // Faults of sessions that died earlier still have to be noticed; a ring that is full of what waits for one, to be emptied.
+      for _ in 0..<600 where number == letters.count || letters[number].arrivals == 0 {
         world.run(for: 1_000_000)
         collect()
       }
