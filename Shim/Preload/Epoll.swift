@@ -60,11 +60,16 @@ struct Epoll: ~Copyable {
   /// Where a socket's `mn_head` says what its trampolines may do alone: nothing.
   @Shared var alone: UInt32
   @Shared var descriptors: UInt32
-  /// The descriptor by which it was first seen.
+  /// The descriptor by which it was first seen, or another one that it still has; `hidden` when there is none.
   @Shared var epfd: Int32
+  /// Calls that wait in it (`hold`), and the thread that was the last to begin.
+  let waiters: Atomic<UInt32>
+  @Shared var waiter: UInt32
+  /// A descriptor of ours, since the program has closed its last while a call waits; else negative.
+  @Shared var hidden: Int32
   /// Watches on sockets that have an endpoint.
   @Shared var attached: Int32
-  /// Counts the epolls that have been here: a wait may go on after its own was closed.
+  /// Counts the epolls that have been here: a call that does not hold its own yet may go on after that was closed.
   @Shared var generation: UInt32
   /// Those that were ready lately: looked at without a system call. All others are found through the kernel.
   let hot: InlineArray<16, Atomic<WatchPointer?>>
@@ -114,6 +119,7 @@ extension Epoll {
     unsafe epoll.pointee.alone = UInt32(MN_RECEIVE_ASK)
     unsafe epoll.pointee.descriptors = 1
     unsafe epoll.pointee.epfd = epfd
+    unsafe epoll.pointee.hidden = -1
     unsafe epoll.pointee.attached = 0
     unsafe epoll.pointee.turn = 0
     for index in 0..<16 { unsafe epoll.pointee.hot[index].store(nil, ordering: .relaxed) }
@@ -148,13 +154,32 @@ extension Epoll {
     }
   }
 
-  /// The program closes an epfd. Its watches end with the last descriptor. The caller holds the process's lock.
-  static func closed(_ epoll: EpollPointer, _ fd: Int32, _ process: ProcessPointer) {
-    unsafe epoll.pointee.descriptors = epoll.pointee.descriptors &- 1
-    if unsafe epoll.pointee.descriptors != 0 {
-      if unsafe epoll.pointee.epfd == fd { unsafe epoll.pointee.epfd = otherDescriptor(epoll) }
-      return
+  /// The program is about to close `fd`, which is no longer in the table. The caller holds the process's lock.
+  static func leaving(_ epoll: EpollPointer, _ fd: Int32) {
+    guard unsafe epoll.pointee.epfd == fd else { return }
+    // (Another thread may be closing the other one.)
+    let other = unsafe epoll.pointee.descriptors == 1 ? -1 : otherDescriptor(epoll)
+    if other >= 0 {
+      unsafe epoll.pointee.epfd = other
+    } else if unsafe isWaitedOn(epoll) {
+      let hidden = Process.copy(fd)
+      unsafe epoll.pointee.hidden = hidden
+      unsafe epoll.pointee.epfd = hidden
     }
+  }
+
+  /// The program has closed an epfd. Its watches end with the last descriptor, and the last call that waits. The caller holds the
+  /// process's lock.
+  static func closed(_ epoll: EpollPointer, _ process: ProcessPointer) {
+    unsafe epoll.pointee.descriptors = epoll.pointee.descriptors &- 1
+    // The descriptor is gone before the waiters are looked at: pairs with `letGo`. One of the two ends the epoll.
+    mn_fence()
+    if unsafe epoll.pointee.descriptors == 0 && !isWaitedOn(epoll) { unsafe end(epoll, process) }
+  }
+
+  /// No descriptor is left, and no call waits. The caller holds the process's lock.
+  @inline(never)
+  private static func end(_ epoll: EpollPointer, _ process: ProcessPointer) {
     unsafe process.pointee.sockets.forEach { socket in
       var at = unsafe socket.pointee.watches
       while let watch = unsafe at {
@@ -162,6 +187,7 @@ extension Epoll {
         if unsafe watch.pointee.epoll == epoll { unsafe Watch.remove(watch) }
       }
     }
+    Process.drop(unsafe epoll.pointee.hidden)
     unsafe epoll.pointee.kind = Kind.free
     unsafe epoll.pointee.generation = epoll.pointee.generation &+ 1
     unsafe epoll.pointee.nextFree = freeEpolls
@@ -186,6 +212,62 @@ extension Epoll {
     for index in 0..<16 where unsafe hot[index].load(ordering: .relaxed) == watch { unsafe hot[index].store(nil, ordering: .relaxed) }
   }
 }
+
+/// Calls that wait, as those on a socket (`Socket.hold`). They ask by the program's number as long as it is the epoll's, so that
+/// a wait costs no system call more; by a hidden one only when that has been closed.
+extension Epoll {
+  /// A call on `epfd` begins to wait; signals are blocked. Until `letGo` the epoll stays what it is, closed or not.
+  ///
+  /// - Returns: false when `epfd` has been closed before, and nothing is held.
+  @inline(never)
+  static func hold(_ epoll: EpollPointer, _ epfd: Int32) -> Bool {
+    unsafe epoll.pointee.waiters.wrappingAdd(1, ordering: .relaxed)
+    unsafe epoll.pointee.waiter = mn_thread_id()
+    // The waiter is counted before the table is looked at: pairs with the fence of `leaving`. One of the two sees the other.
+    mn_fence()
+    if unsafe mn_table_get(epfd) == UnsafeMutableRawPointer(epoll) { return true }
+    unsafe letGo(epoll)
+    return false
+  }
+
+  /// Whether some call waits. (One of this very thread does not: see `Socket.isWaitedOn`.)
+  private static func isWaitedOn(_ epoll: EpollPointer) -> Bool {
+    let count = unsafe epoll.pointee.waiters.load(ordering: .relaxed)
+    return unsafe count > 1 || count == 1 && epoll.pointee.waiter != mn_thread_id()
+  }
+
+  /// The number by which a call that holds the epoll asks the kernel.
+  @inline(never)
+  static func number(_ epoll: EpollPointer, _ epfd: Int32) -> Int32 {
+    unsafe mn_table_get(epfd) == UnsafeMutableRawPointer(epoll) ? epfd : epoll.pointee.epfd
+  }
+
+  /// A call waits no more. Also what runs when its thread is cancelled.
+  @inline(never)
+  static func letGo(_ epoll: EpollPointer) {
+    let before = unsafe epoll.pointee.waiters.wrappingSubtract(1, ordering: .releasing).oldValue
+    // (Pairs with `closed`.)
+    mn_fence()
+    guard unsafe before == 1 && epoll.pointee.descriptors == 0, let process = unsafe process, unsafe Lock.acquire(process) else { return }
+    defer { unsafe Lock.release(process) }
+    guard unsafe epoll.pointee.kind == Kind.epoll && epoll.pointee.descriptors == 0 else { return }
+    if unsafe epoll.pointee.waiters.load(ordering: .relaxed) == 0 { unsafe end(epoll, process) }
+  }
+
+  /// In a forked child: the threads that waited in the epolls of a socket are the parent's.
+  static func forgetWaiters(_ socket: SocketPointer) {
+    var at = unsafe socket.pointee.watches
+    while let watch = unsafe at {
+      // (One that `letGo` ends still leads to the next.)
+      unsafe at = watch.pointee.nextOfSocket
+      let epoll = unsafe watch.pointee.epoll
+      while unsafe epoll.pointee.waiters.load(ordering: .relaxed) != 0 { unsafe letGo(epoll) }
+    }
+  }
+}
+
+@c(mn_hook_epoll_cancelled)
+public func epollCancelled(_ epoll: UnsafeMutableRawPointer) { unsafe Epoll.letGo(epoll.assumingMemoryBound(to: Epoll.self)) }
 
 extension Watch {
   /// The caller holds the process's lock.
@@ -412,7 +494,7 @@ public func epollControl(
 private struct EpollWait {
   let epoll: EpollPointer
   let epfd: Int32
-  let generation: UInt32
+  var generation: UInt32
   let events: UnsafeMutableRawPointer
   let capacity: Int32
   var count: Int32 = 0
@@ -425,6 +507,19 @@ private struct EpollWait {
     generation = unsafe epoll.pointee.generation
     unsafe self.events = events
     self.capacity = capacity
+  }
+
+  /// Asks the kernel; the call holds the epoll.
+  ///
+  /// - Returns: as epoll_pwait2(2).
+  @inline(never)
+  func ask(_ timeout: Int64, _ mask: UnsafeRawPointer?) -> Int32 {
+    while true {
+      let number = unsafe Epoll.number(epoll, epfd)
+      let reported = unsafe mn_epoll_sleep(number, events, capacity, timeout, mask, epoll)
+      // (Closed just before the kernel looked.)
+      if unsafe reported >= 0 || mn_get_errno() != Int32(MN_EBADF) || Epoll.number(epoll, epfd) == number { return reported }
+    }
   }
 
   func event(_ index: Int32) -> UnsafeMutableRawPointer { unsafe mn_epoll_event_at(events, index) }
@@ -626,7 +721,11 @@ public func epollWait(
   let deadline = timeout < 0 ? UInt64.max : mn_sys_nanoseconds() &+ UInt64(timeout)
   var spinner = Spinner(directory, deadline: deadline)
   var signals = unsafe Signals(since: call, areBlocked: mask != nil)
-  defer { signals.restore() }
+  var isHeld = false
+  defer {
+    if isHeld { unsafe Epoll.letGo(epoll) }
+    signals.restore()
+  }
   while true {
     let step = spinner.step()
     wait.collect()
@@ -635,9 +734,24 @@ public func epollWait(
       mn_set_errno(Int32(MN_EINTR))
       return -1
     }
+    if step != .look && !isHeld {
+      isHeld = unsafe Epoll.hold(epoll, epfd)
+      // Closed meanwhile: as a call that begins only now, whatever file the number means.
+      if !isHeld {
+        return unsafe withUnsafePointer(to: signals.mask) { open in
+          let mask = unsafe mask ?? UnsafeRawPointer(open)
+          guard let entry = unsafe mn_table_get(epfd), UInt(bitPattern: entry) > 1 else {
+            return unsafe mn_real_epoll_wait(epfd, events, capacity, timeout, mask)
+          }
+          return unsafe epollWait(entry, epfd, events, capacity, timeout, mask)
+        }
+      }
+      // (By the same number another epoll may have taken the place of a closed one: then it is that which is held.)
+      unsafe wait.generation = epoll.pointee.generation
+    }
     if step == .over { break }
     if step == .lookAtKernel {
-      let reported = unsafe mn_real_epoll_wait(epfd, events, capacity, 0, nil)
+      let reported = unsafe wait.ask(0, nil)
       if reported > 0 { unsafe wait.translate(reported, process) }
       if wait.count > 0 { return wait.count }
     }
@@ -650,7 +764,7 @@ public func epollWait(
     }
     // Every watched endpoint is armed, or its eventfd is readable and this returns at once.
     let reported = unsafe withUnsafePointer(to: &signals.mask) { open in
-      unsafe mn_real_epoll_wait(epfd, events, capacity, Loss.limit(left), mask ?? UnsafeRawPointer(open))
+      unsafe wait.ask(Loss.limit(left), mask ?? UnsafeRawPointer(open))
     }
     if reported < 0 { return reported }
     unsafe wait.translate(reported, process)

@@ -296,6 +296,7 @@ public func forkChild() {
   }
   // The threads that waited are the parent's.
   unsafe process.pointee.sockets.forEach { socket in
+    unsafe Epoll.forgetWaiters(socket)
     guard unsafe socket.pointee.waiters.load(ordering: .relaxed) != 0 else { return }
     unsafe socket.pointee.waiters.store(1, ordering: .relaxed)
     unsafe Socket.letGo(socket)

@@ -477,7 +477,11 @@ public func leaving(_ entry: UnsafeMutableRawPointer, _ fd: Int32) -> Bool {
   _ = mn_table_set(fd, nil)
   // The entry is gone before the waiters are looked at: pairs with `hold`.
   mn_fence()
-  if let socket = unsafe Socket.from(entry), unsafe Socket.isWaitedOn(socket) { _ = unsafe Socket.pinned(socket, fd) }
+  if let socket = unsafe Socket.from(entry) {
+    if unsafe Socket.isWaitedOn(socket) { _ = unsafe Socket.pinned(socket, fd) }
+  } else {
+    unsafe Epoll.leaving(entry.assumingMemoryBound(to: Epoll.self), fd)
+  }
   return true
 }
 
@@ -500,7 +504,7 @@ public func left(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ restored: Bool
 @inline(never)
 func closed(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ process: ProcessPointer) {
   guard let socket = unsafe Socket.from(entry) else {
-    unsafe Epoll.closed(entry.assumingMemoryBound(to: Epoll.self), fd, process)
+    unsafe Epoll.closed(entry.assumingMemoryBound(to: Epoll.self), process)
     return
   }
   unsafe socket.pointee.descriptors = socket.pointee.descriptors &- 1

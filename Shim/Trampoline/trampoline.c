@@ -99,6 +99,7 @@ void mn_hook_closing(void *entry, int fd);
 bool mn_hook_leaving(void *entry, int fd);
 void mn_hook_left(void *entry, int fd, bool restored);
 void mn_hook_cancelled(void *socket);
+void mn_hook_epoll_cancelled(void *epoll);
 void mn_hook_passing(void *entry, int fd);
 void mn_hook_exec(void);
 void mn_hook_inherited(int fd);
@@ -327,18 +328,22 @@ int32_t mn_real_pselect(int32_t n, void *r, void *w, void *x, const struct mn_ti
 }
 int32_t mn_real_epoll_ctl(int32_t epfd, int32_t op, int32_t fd, void *event) { return real.epoll_ctl(epfd, op, fd, event); }
 __attribute__((minsize)) int32_t mn_real_epoll_wait(int32_t epfd, void *events, int32_t capacity, int64_t timeout, const void *mask) {
-  if (timeout <= 0 || timeout % 1000000 == 0) {
-    int64_t ms = timeout < 0 ? -1 : timeout / 1000000;
-    return real.epoll_pwait(epfd, events, capacity, ms > INT_MAX ? INT_MAX : (int)ms, mask);
-  }
-  struct timespec t = {timeout / 1000000000, timeout % 1000000000};
-  if (real.epoll_pwait2) {
+  bool is_whole = timeout <= 0 || timeout % 1000000 == 0;
+  if (!is_whole && real.epoll_pwait2) {
+    struct timespec t = {timeout / 1000000000, timeout % 1000000000};
     int saved = errno, n = real.epoll_pwait2(epfd, events, capacity, &t, mask);
     if (n >= 0 || errno != ENOSYS) return n;
     errno = saved;
   }
-  int64_t ms = (timeout + 999999) / 1000000;
+  int64_t ms = timeout < 0 ? -1 : timeout / 1000000 + !is_whole;
   return real.epoll_pwait(epfd, events, capacity, ms > INT_MAX ? INT_MAX : (int)ms, mask);
+}
+__attribute__((minsize)) int32_t mn_epoll_sleep(int32_t epfd, void *events, int32_t capacity, int64_t timeout, const void *mask, void *held) {
+  int32_t result;
+  pthread_cleanup_push(mn_hook_epoll_cancelled, held);
+  result = mn_real_epoll_wait(epfd, events, capacity, timeout, mask);
+  pthread_cleanup_pop(0);
+  return result;
 }
 
 // What is not called for each datagram is to be small.

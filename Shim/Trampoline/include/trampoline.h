@@ -356,6 +356,8 @@ int32_t mn_real_pselect(int32_t count, void *read, void *write, void *except, co
 int32_t mn_real_epoll_ctl(int32_t epfd, int32_t operation, int32_t fd, void *event);
 /// timeout in ns, negative: for ever. Falls back to millisecond waits on kernels before 5.11.
 int32_t mn_real_epoll_wait(int32_t epfd, void *events, int32_t capacity, int64_t timeout, const void *mask);
+/// The same; a thread that is cancelled in it lets `held` go.
+int32_t mn_epoll_sleep(int32_t epfd, void *events, int32_t capacity, int64_t timeout, const void *mask, void *held);
 
 // System calls that leave errno alone and are no cancellation points; negative errno on failure.
 int64_t mn_sys_recvfrom(int32_t fd, void *data, size_t size, int32_t flags, void *address, uint32_t *length);

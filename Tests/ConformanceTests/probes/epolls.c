@@ -372,6 +372,66 @@ CASE(closing, "closing a registered socket, its dup, and the epoll") {
   show_wait("in a new epoll", e, 8, 3000);
 }
 
+struct epoll_waiter { int epoll, timeout, count; uint64_t data; volatile pid_t thread; pthread_t handle; };
+static void *wait_in_epoll(void *raw) {
+  struct epoll_waiter *w = raw;
+  struct epoll_event event = {0};
+  w->thread = gettid();
+  w->count = epoll_wait(w->epoll, &event, 1, w->timeout);
+  w->data = event.data.u64;
+  return NULL;
+}
+static bool is_asleep(pid_t thread) {
+  char path[64], text[256] = "";
+  snprintf(path, sizeof path, "/proc/self/task/%d/stat", thread);
+  FILE *file = fopen(path, "r");
+  if (!file) return false;
+  size_t n = fread(text, 1, sizeof text - 1, file);
+  fclose(file);
+  text[n] = 0;
+  char *end = strrchr(text, ')');
+  return end && end[2] == 'S';
+}
+CASE(closed_waiting, "an epoll that is closed while a thread waits in it, and another one made at once: each hears of its own") {
+  for (int how = 0; how < 3; how++)
+    for (int edge = 0; edge < 2; edge++) {
+      int a = udp("a"), b = udp("b"), c = udp("c"), first = epoll_create1(0);
+      struct epoll_event event = {.events = edge ? EPOLLIN | EPOLLET : EPOLLIN, .data.u64 = 1};
+      // Both have been on Machnet, where there is one.
+      send_to(b, a, 1, 10), settle(a), recv(a, inbox, 100, 0);
+      send_to(b, c, 1, 10), settle(c), recv(c, inbox, 100, 0);
+      if (epoll_ctl(first, EPOLL_CTL_ADD, a, &event) != 0) give_up("epoll_ctl");
+      struct epoll_waiter waiter = {.epoll = first, .timeout = how == 2 ? 300 : 5000};
+      if (pthread_create(&waiter.handle, NULL, wait_in_epoll, &waiter) != 0) give_up("pthread_create");
+      for (int asleep = 0; asleep < 5;) {
+        usleep(1000);
+        asleep = waiter.thread && is_asleep(waiter.thread) ? asleep + 1 : 0;
+      }
+      int second = how == 1 ? keep(epoll_create1(0)) : -1;
+      close(first);
+      // Of the same number, or of another one.
+      if (second < 0) second = keep(epoll_create1(0));
+      event.data.u64 = 2;
+      if (epoll_ctl(second, EPOLL_CTL_ADD, c, &event) != 0) give_up("epoll_ctl");
+      struct epoll_event found = {0};
+      for (unsigned i = 2; i < 4; i++) {
+        send_to(b, c, i, 10);
+        int count = epoll_wait(second, &found, 1, 3000);
+        say("  the second: %d, data %d", count, (int)found.data.u64);
+        show_recv("of the second", c, 100, MSG_DONTWAIT);
+      }
+      if (how != 2) send_to(b, a, 4, 10);
+      pthread_join(waiter.handle, NULL);
+      say("  the first: %d, data %d", waiter.count, (int)waiter.data);
+      if (how != 2) show_recv("of the first", a, 100, MSG_DONTWAIT);
+      send_to(b, a, 5, 10);
+      settle(a);
+      int count = epoll_wait(second, &found, 1, 0);
+      say("  the second: %d", count);
+      drop(a), drop(b), drop(c), drop(second);
+    }
+}
+
 CASE(both_descriptors, "a socket and its dup in one epoll, with data of their own") {
   int a = udp("a"), b = udp("b"), e = keep(epoll_create1(0)), c = keep(dup(a));
   CALL("  add = %s", add(e, a, EPOLLIN, 1));
