@@ -406,8 +406,11 @@ int32_t mn_sys_yield(void) { return (int32_t)RAW(SYS_sched_yield, 0, 0, 0, 0, 0,
 static const uint64_t faults = SIGNAL_BIT(SIGSEGV) | SIGNAL_BIT(SIGBUS) | SIGNAL_BIT(SIGFPE) | SIGNAL_BIT(SIGILL) |
                                SIGNAL_BIT(SIGTRAP) | SIGNAL_BIT(SIGSYS) | SIGNAL_BIT(SIGABRT);
 
+// libc's own, of cancellation and of setuid in all threads: it relies on nobody blocking them.
+static const uint64_t internals = SIGNAL_BIT(__SIGRTMIN) | SIGNAL_BIT(__SIGRTMIN + 1);
+
 void mn_sys_signals_block(void *old) {
-  const uint64_t set = ~faults;
+  const uint64_t set = ~(faults | internals);
   RAW(SYS_rt_sigprocmask, SIG_BLOCK, &set, old, 8, 0, 0);
 }
 void mn_sys_signals_restore(const void *old) { RAW(SYS_rt_sigprocmask, SIG_SETMASK, old, NULL, 8, 0, 0); }
@@ -1291,10 +1294,9 @@ static void handle(int number, siginfo_t *info, void *context) {
   __atomic_load_n(&handlers[number], __ATOMIC_RELAXED)(number, info, context);
 }
 
-// (What tells of a fault interrupts no call that waits. libc keeps the first two real-time signals for itself.)
+// (What tells of a fault interrupts no call that waits.)
 static bool counts(int number) {
-  return number > 0 && number < _NSIG && !(SIGNAL_BIT(number) & (faults | SIGNAL_BIT(SIGKILL) | SIGNAL_BIT(SIGSTOP))) &&
-         (number < __SIGRTMIN || number >= __SIGRTMIN + 2);
+  return number > 0 && number < _NSIG && !(SIGNAL_BIT(number) & (faults | internals | SIGNAL_BIT(SIGKILL) | SIGNAL_BIT(SIGSTOP)));
 }
 
 EXPORT int sigaction(int number, const struct sigaction *action, struct sigaction *old) {

@@ -1,4 +1,5 @@
-// Signal handlers: what is said of those that are installed, and that none runs unnoticed in a call that waits.
+// Signal handlers: what is said of those that are installed, and that none runs unnoticed in a call that waits; cancellation, which
+// is a signal as well.
 #include "probe.h"
 
 #include <ucontext.h>
@@ -202,4 +203,46 @@ CASE(unnoticed, "a signal at any moment of a call that waits ends it: none runs 
     drop(waiter.fd), close(waiter.epoll);
   }
   signal(SIGUSR1, SIG_DFL);
+}
+
+// ------------------------------------------------------------------------------------ cancellation
+
+static void *waits_once(void *unused) {
+  struct epoll_event event;
+  struct pollfd entry = {waiter.fd, POLLIN, 0};
+  fd_set set;
+  char room[10];
+  FD_ZERO(&set);
+  FD_SET(waiter.fd, &set);
+  waiter.begun++;
+  if (waiter.kind == 0) recv(waiter.fd, room, sizeof room, 0);
+  else if (waiter.kind == 1) epoll_wait(waiter.epoll, &event, 1, -1);
+  else if (waiter.kind == 2) poll(&entry, 1, -1);
+  else select(waiter.fd + 1, &set, NULL, NULL, NULL);
+  return NULL;
+}
+
+CASE(cancelled, "pthread_cancel at any moment of a call that waits ends its thread") {
+  static const char *names[] = {"recv", "epoll_wait", "poll", "select"};
+  const char *seed = getenv("PROBE_SEED");
+  unsigned dice = seed ? (unsigned)strtoul(seed, NULL, 0) : 1;
+  for (int kind = 0; kind < 4; kind++) {
+    waiter = (struct waiter){.kind = kind, .fd = udp("a"), .epoll = keep(epoll_create1(0))};
+    struct epoll_event event = {EPOLLIN, {0}};
+    epoll_ctl(waiter.epoll, EPOLL_CTL_ADD, waiter.fd, &event);
+    unsigned long cancelled = 0;
+    for (unsigned long round = 1; round <= 200; round++) {
+      pthread_t thread;
+      void *result = NULL;
+      if (pthread_create(&thread, NULL, waits_once, NULL) != 0) give_up("pthread_create");
+      while (waiter.begun != round) {}
+      dice = dice * 1664525 + 1013904223;
+      for (unsigned spin = (dice >> 16 & 65535) * (round & 15); spin; spin--) __asm__ volatile("" ::: "memory");
+      pthread_cancel(thread);
+      pthread_join(thread, &result);
+      cancelled += result == PTHREAD_CANCELED;
+    }
+    say("  %s: %lu of 200 cancelled", names[kind], cancelled);
+    drop(waiter.fd), close(waiter.epoll);
+  }
 }
