@@ -820,6 +820,9 @@ private func enterNewNetworkNamespace() -> Bool {
       let socket = TestSocket()
       let port = try socket.bind()
       #expect(try honest.open(socket).header.status == 0)
+      // Not the honest one's: who holds that may join it, and then close it for both.
+      let other = TestSocket()
+      _ = try other.bind()
       var liar = try daemon.client()
       for _ in 0..<1000 {
         var request = liar.request(Int.random(in: MN_REQUEST_HELLO...MN_REQUEST_RELOAD, using: &random))
@@ -832,7 +835,7 @@ private func enterNewNetworkNamespace() -> Bool {
             }
           }
         }
-        let descriptors = Array(repeating: socket.descriptor, count: Int.random(in: 0...2, using: &random))
+        let descriptors = Array(repeating: other.descriptor, count: Int.random(in: 0...2, using: &random))
         let isAlive = (try? liar.send(request, descriptors: descriptors)) != nil
         // A close has no answer; the next answer is awaited instead.
         if !isAlive || request.kind != UInt16(MN_REQUEST_CLOSE) && (try? liar.receive()) == nil {
