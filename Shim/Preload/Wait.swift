@@ -45,7 +45,7 @@ enum Wait {
   @inline(__always)
   static func briefly(_ socket: SocketPointer, _ number: Int32, _ handled: Handled, _ look: () -> Int?) -> Int? {
     guard let process = unsafe process, let directory = unsafe process.pointee.directory else { return nil }
-    var spinner = Spinner(directory)
+    var spinner = Spinner(directory, turn: 2)
     while spinner.step() == .look {
       if let result = look() { return result }
       if unsafe handled.isChanged || mn_table_get(number) != UnsafeMutableRawPointer(socket) { return nil }
@@ -368,13 +368,15 @@ struct Spinner {
   private var deadline: UInt64
   private var isStarted = false
   private let yields: Bool
-  private var turn: UInt32 = 0
+  private var turn: UInt32
   /// The rings are looked at until then before the core is given away again, cycles.
   private var lookUntil: UInt64 = 0
   /// The longest that a yield makes us look, cycles: about what two context switches cost.
   private static var longest: UInt64 { 6000 }
 
-  init(_ directory: Directory, deadline: UInt64 = .max) {
+  /// - Parameter turn: 2: without the early look at the kernel, until the eighth turn.
+  init(_ directory: Directory, deadline: UInt64 = .max, turn: UInt32 = 0) {
+    self.turn = turn
     var spin = unsafe Int64(directory.header.pointee.spin_nanoseconds)
     var yields = unsafe directory.header.pointee.yield_while_spinning != 0
     if let process = unsafe process {

@@ -1329,10 +1329,10 @@ static sighandler_t install(sighandler_t (*call)(int, sighandler_t), int number,
   return old == (sighandler_t)(void *)handle ? before : old;
 }
 EXPORT sighandler_t signal(int number, sighandler_t handler) { return install(REAL(signal), number, handler); }
-EXPORT sighandler_t bsd_signal(int number, sighandler_t handler) { return signal(number, handler); }
-EXPORT sighandler_t ssignal(int number, sighandler_t handler) { return signal(number, handler); }
+EXPORT __attribute__((alias("signal"))) sighandler_t bsd_signal(int number, sighandler_t handler);
+EXPORT __attribute__((alias("signal"))) sighandler_t ssignal(int number, sighandler_t handler);
 EXPORT sighandler_t sysv_signal(int number, sighandler_t handler) { return install(REAL(sysv_signal), number, handler); }
-EXPORT sighandler_t __sysv_signal(int number, sighandler_t handler) { return sysv_signal(number, handler); }
+EXPORT __attribute__((alias("sysv_signal"))) sighandler_t __sysv_signal(int number, sighandler_t handler);
 EXPORT sighandler_t sigset(int number, sighandler_t disposition) { return install(REAL(sigset), number, disposition); }
 EXPORT int siginterrupt(int number, int interrupts) {
   int result = REAL(siginterrupt)(number, interrupts);
