@@ -759,6 +759,7 @@ EXPORT int __sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flag
 
 int64_t mn_slow_recvfrom(int fd, void *data, size_t size, int flags, void *address, uint32_t *length) {
   struct mn_head *head = entry_of(fd);
+  if (!head) mn_look_ends();
   return !head ? REAL(recvfrom)(fd, data, size, flags, address, length)
                : mn_hook_recvfrom(head, fd, data, size, flags, address, length);
 }
@@ -1291,7 +1292,13 @@ static uint64_t restarting; // SIGNAL_BIT: its handler says SA_RESTART
 static void handle(int number, siginfo_t *info, void *context) {
   mn_handled.all++;
   if (!(__atomic_load_n(&restarting, __ATOMIC_RELAXED) & SIGNAL_BIT(number))) mn_handled.interrupting++;
+  // A receive that it interrupts may have begun to look; one of its own begins anew.
+  struct mn_handled looked_at = mn_looked_at;
+  bool has_looked = mn_has_looked;
+  mn_has_looked = false;
   __atomic_load_n(&handlers[number], __ATOMIC_RELAXED)(number, info, context);
+  mn_looked_at = looked_at;
+  mn_has_looked = has_looked;
 }
 
 // (What tells of a fault interrupts no call that waits.)
