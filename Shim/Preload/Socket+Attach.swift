@@ -83,6 +83,8 @@ extension Socket {
         unsafe socket.pointee.move(to: old.channel, old.index)
       }
       unsafe mn_log(2, "socket % stays on the kernel: the daemon says errno %", Int64(fd), Int64(status))
+      // EEXIST: another has it who sees other memory. What that one does, this process would not see.
+      if status == 17 { unsafe socket.pointee.retired = .forGood }
       unsafe socket.pointee.refused = true
       unsafe socket.pointee.refusedGeneration = process.pointee.generation
       unsafe socket.pointee.awaits = false
@@ -426,9 +428,7 @@ extension Socket {
       unsafe mn_store_release_u32(word(socket, Int(MN_OFFSET_ENDPOINT_STATE)), UInt32(MN_ENDPOINT_CLOSED))
       unsafe giveBack(socket, process, keeping: true)
       unsafe socket.pointee.holdsBlock = true
-      // What comes by the shadow is newer than what is in the rings, once no engine fills them.
-      let limit = mn_sys_nanoseconds() &+ 20_000_000
-      while unsafe state(socket) != UInt32(MN_ENDPOINT_LEFT) && mn_sys_nanoseconds() < limit { _ = mn_sys_yield() }
+      unsafe awaitState(socket, MN_ENDPOINT_LEFT)
       unsafe lose(socket)
       // The shadow knows its peer from now on.
       unsafe setFlag(socket, MN_SOCKET_CONNECTED, false)
@@ -440,6 +440,35 @@ extension Socket {
     unsafe socket.pointee.retired = why
     unsafe socket.pointee.awaits = false
     if unsafe socket.pointee.endpoint == nil && why == .forGood { unsafe decide(socket) }
+  }
+
+  /// The daemon has given the socket back to the kernel: somebody has it who may not see its rings.
+  @inline(__always)
+  static func isWithdrawn(_ socket: SocketPointer) -> Bool { unsafe socket.pointee.isOffloaded && state(socket) >= UInt32(MN_ENDPOINT_LEAVING) }
+
+  /// So it is this process's way from now on, too.
+  @inline(never)
+  static func withdraw(_ socket: SocketPointer) {
+    guard let process = unsafe process, mn_is_at_home(), unsafe Lock.acquire(process) else { return }
+    defer { unsafe Lock.release(process) }
+    guard unsafe isWithdrawn(socket) else { return }
+    unsafe socket.pointee.engineLost = true
+    unsafe forgetPlan(socket)
+    // Another process that sends by the same ring, and has not noticed, is to notice at its next datagram (`ring`).
+    let (word, bit) = unsafe readyBit(socket)
+    _ = unsafe mn_fetch_and_u64(word, ~bit)
+    unsafe awaitState(socket, MN_ENDPOINT_WITHDRAWN)
+    unsafe flushToShadow(socket)
+    unsafe socket.pointee.retired = .forGood
+    unsafe socket.pointee.holdsBlock = true
+    unsafe lose(socket)
+    unsafe mn_log(2, "socket % leaves Machnet: a process has it that may not share it", Int64(socket.pointee.fd), 0)
+  }
+
+  /// What comes by the shadow is newer than what is in the rings, once no engine fills them.
+  private static func awaitState(_ socket: SocketPointer, _ wanted: Int) {
+    let limit = mn_sys_nanoseconds() &+ 20_000_000
+    while unsafe state(socket) != UInt32(wanted) && mn_sys_nanoseconds() < limit { _ = mn_sys_yield() }
   }
 
   /// The engine is gone for this socket: its rings are read to the end, all else is the shadow's. The caller holds the

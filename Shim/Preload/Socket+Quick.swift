@@ -45,9 +45,8 @@ extension Socket {
   ) {
     unsafe mn_head_set_quick(socket, true)
     let endpoint = unsafe socket.pointee.endpoint.unsafelyUnwrapped
-    let channel = unsafe socket.pointee.channel.unsafelyUnwrapped
     let home = unsafe socket.pointee.home
-    let index = unsafe socket.pointee.index
+    let (ready, readyBit) = unsafe readyBit(socket)
     let lock = unsafe UnsafeMutableRawPointer(endpoint) + Int(MN_OFFSET_ENDPOINT_TX_LOCK)
     guard unsafe Lock.acquire(lock) else { return }
     defer { unsafe Lock.release(lock) }
@@ -71,8 +70,8 @@ extension Socket {
       kind: UInt64(MN_RECORD_DATAGRAM) << 32 | flags << 48,
       ports: UInt64(destination.port) | (options >> 32 & 0xffff) << 48,
       remote: UInt64(UInt32(0xffff).bigEndian) | UInt64(destination.address.bigEndian) << 32,
-      readyBit: 1 << UInt64(index & 63),
-      ready: channel.pointee.base + Int(MN_CHANNEL_READY) + Int(home) * 64 + Int(index >> 6) * 8,
+      readyBit: readyBit,
+      ready: ready,
       sleeping: directory.engineWord(home))
   }
 
@@ -120,15 +119,12 @@ extension Socket {
       if unsafe !mn_is_sender(socket) { unsafe mn_sender_note(socket) }
       // As `ring`: the published tail comes before both looks.
       mn_fence()
-      if unsafe mn_load_relaxed_u64(ready) & bit == 0 || mn_load_relaxed_u32(sleeping) != 0 { unsafe ringAloud(socket, directory) }
+      if unsafe mn_load_relaxed_u64(ready) & bit == 0 || mn_load_relaxed_u32(sleeping) != 0 { unsafe ring(socket, directory) }
       return true
     }
     unsafe Lock.release(block + Int(MN_OFFSET_ENDPOINT_TX_LOCK))
     return false
   }
-
-  @inline(never)
-  private static func ringAloud(_ socket: SocketPointer, _ directory: Directory) { unsafe ring(socket, directory) }
 
   /// - Returns: the datagram's size; -1 when the call has to go the long way: nothing has happened then.
   @inline(__always)
@@ -177,6 +173,9 @@ extension Socket {
   }
 }
 
+/// In place of a descriptor: the call has no other way here, and says Int.min.
+let quickOnly: UInt64 = 1 << 63
+
 /// sendto(2) on a socket whose last datagram went to a ring.
 ///
 /// - Parameters:
@@ -193,6 +192,7 @@ public func quickSendTo(
   {
     return size
   }
+  if call & quickOnly != 0 { return Int.min }
   return unsafe Int(mn_slow_sendto(Int32(truncatingIfNeeded: call >> 32), data, size, flags, address, length))
 }
 
@@ -203,7 +203,17 @@ public func quickReceiveFrom(
   _ length: UnsafeMutablePointer<UInt32>?
 ) -> Int {
   let flags = Int32(truncatingIfNeeded: call)
-  let taken = unsafe Socket.receiveQuickly(entry.assumingMemoryBound(to: Socket.self), data, size, flags, address, length)
-  if taken >= 0 { return taken }
-  return unsafe Int(mn_slow_recvfrom(Int32(truncatingIfNeeded: call >> 32), data, size, flags, address, length))
+  let number = Int32(truncatingIfNeeded: call >> 32)
+  let socket = unsafe entry.assumingMemoryBound(to: Socket.self)
+  var hasWaited = false
+  while true {
+    let taken = unsafe Socket.receiveQuickly(socket, data, size, flags, address, length)
+    if taken >= 0 {
+      if hasWaited { mn_look_ends() }
+      return taken
+    }
+    if unsafe hasWaited || !Wait.once(socket, number, flags) { break }
+    hasWaited = true
+  }
+  return unsafe Int(mn_slow_recvfrom(number, data, size, flags, address, length))
 }

@@ -49,6 +49,7 @@ extension Socket {
       guard unsafe socket.pointee.undecided else { return call.onShadow() }
       return unsafe receiveUndecided(socket, call, mayWait, handled)
     }
+    if unsafe isWithdrawn(socket) { unsafe withdraw(socket) }
     let isLost = unsafe socket.pointee.engineLost
     if isLost {
       Loss.reattach()

@@ -123,10 +123,8 @@ private let segmentsMax = 128
 extension Socket {
   /// Sends one datagram where its flow leads.
   ///
-  /// - Parameter ring: whether to ring the engine's doorbell; a batch rings once, at its end.
   /// - Returns: as sendmsg(2), errno set on -1.
-  @_optimize(speed)
-  static func send(_ socket: SocketPointer, _ call: inout SendCall, bell ring: Bool = true) -> Int {
+  static func send(_ socket: SocketPointer, _ call: inout SendCall) -> Int {
     guard let process = unsafe process, call.flags & kernelsFlags == 0, unsafe !socket.pointee.corked
     else { return unsafe sendByKernel(socket, call) }
     // A daemon that has come back has another directory.
@@ -207,14 +205,14 @@ extension Socket {
       case .done:
         unsafe noteSender(socket, process)
         unsafe plan(socket, directory, destination, judgement, departures, attachments)
-        if ring { unsafe self.ring(socket, directory) }
+        unsafe ring(socket, directory)
         return call.size
       case .moved: continue
       case .reentered:
         // A signal handler sends while the thread it interrupted is inside this socket: the shadow has no such lock.
         return unsafe countedOnShadow(socket, call)
       case .full:
-        unsafe self.ring(socket, directory)
+        unsafe ring(socket, directory)
         if unsafe engineIsGone(socket, process) { return unsafe countedOnShadow(socket, call) }
         if unsafe isNonblocking(socket, call.flags) {
           unsafe Wait.armWritable(socket)
@@ -299,21 +297,30 @@ extension Socket {
   }
 
   /// Tells the home engine, if it needs to be told.
-  @inline(__always)
+  @inline(never)
   static func ring(_ socket: SocketPointer, _ directory: Directory) {
     let channel = unsafe socket.pointee.channel.unsafelyUnwrapped
     let home = unsafe socket.pointee.home
-    let index = unsafe socket.pointee.index
-    let bits = unsafe channel.pointee.base + Int(MN_CHANNEL_READY) + Int(home) * 64 + Int(index >> 6) * 8
-    let bit = UInt64(1) << UInt64(index & 63)
+    let (bits, bit) = unsafe readyBit(socket)
     // The published tail comes before both looks: pairs with the engine's fence after it cleared the bit, and with
     // its fence after it wrote `sleeping`.
     mn_fence()
-    if unsafe mn_load_relaxed_u64(bits) & bit == 0 { _ = unsafe mn_fetch_or_u64(bits, bit) }
+    if unsafe mn_load_relaxed_u64(bits) & bit == 0 {
+      // No engine will clear the bit of an endpoint that it has let go of; else it finds what was published before.
+      _ = unsafe mn_fetch_or_u64(bits, bit)
+      if unsafe isWithdrawn(socket) { return unsafe withdraw(socket) }
+    }
     if unsafe mn_load_relaxed_u32(directory.engineWord(home)) != 0 {
       var one: UInt64 = 1
       _ = unsafe mn_sys_write(channel.pointee.doorbells[Int(home & 15)], &one, 8)
     }
+  }
+
+  /// The bit that tells the home engine of something in the TX ring, and where it stands.
+  static func readyBit(_ socket: SocketPointer) -> (word: UnsafeMutableRawPointer, bit: UInt64) {
+    let index = unsafe socket.pointee.index
+    let base = unsafe socket.pointee.channel.unsafelyUnwrapped.pointee.base + Int(MN_CHANNEL_READY)
+    return unsafe (base + Int(socket.pointee.home) * 64 + Int(index >> 6) * 8, 1 << UInt64(index & 63))
   }
 
   /// What the rules say of a datagram to `destination`: remembered for the last one.
@@ -502,11 +509,28 @@ extension SendCall {
   }
 }
 
+/// One message of sendmsg or sendmmsg. One buffer without control data is what sendto sends, and takes its short way.
+@inline(never)
+private func send(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ message: UnsafePointer<mn_msghdr>, _ flags: Int32) -> Int {
+  if unsafe mn_head_quick(entry) && message.pointee.vector_count == 1 && message.pointee.control_length == 0,
+    let vector = unsafe message.pointee.vectors, let data = unsafe vector.pointee.base
+  {
+    let length = unsafe message.pointee.name_length
+    let sent = unsafe quickSendTo(
+      entry, data, vector.pointee.length, quickOnly | UInt64(UInt32(bitPattern: flags)),
+      length == 0 ? nil : UnsafeRawPointer(message.pointee.name), length)
+    if sent != Int.min { return sent }
+  }
+  guard let socket = unsafe Socket.from(entry), var call = unsafe SendCall(fd, message, flags) else {
+    return unsafe Int(mn_real_sendmsg(fd, message, flags))
+  }
+  return unsafe Socket.send(socket, &call)
+}
+
 @c(mn_hook_sendmsg)
 public func sendmsg(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ message: UnsafePointer<mn_msghdr>?, _ flags: Int32) -> Int {
-  guard let socket = unsafe Socket.from(entry), let message = unsafe message, var call = unsafe SendCall(fd, message, flags)
-  else { return unsafe Int(mn_real_sendmsg(fd, message, flags)) }
-  return unsafe Socket.send(socket, &call)
+  guard let message = unsafe message else { return Int(mn_real_sendmsg(fd, nil, flags)) }
+  return unsafe send(entry, fd, message, flags)
 }
 
 /// sendmmsg(2): as many as go; an error is reported only when nothing went.
@@ -523,21 +547,11 @@ public func sendmmsg(
   // The kernel, too, takes at most 1024 (UIO_MAXIOV) at a time.
   while sent < min(count, 1024) {
     let message = unsafe messages + Int(sent)
-    let result = unsafe withUnsafePointer(to: &message.pointee.header) { header -> Int in
-      guard let socket = unsafe Socket.from(entry), var call = unsafe SendCall(fd, header, flags) else {
-        return unsafe Int(mn_real_sendmsg(fd, header, flags))
-      }
-      return unsafe Socket.send(socket, &call, bell: false)
-    }
+    let result = unsafe withUnsafePointer(to: &message.pointee.header) { unsafe send(entry, fd, $0, flags) }
     if result < 0 { break }
     unsafe message.pointee.length = UInt32(truncatingIfNeeded: result)
     sent += 1
   }
-  if sent > 0, let socket = unsafe Socket.from(entry), unsafe socket.pointee.isOffloaded,
-    let directory = unsafe process?.pointee.directory
-  {
-    unsafe Socket.ring(socket, directory)
-    mn_set_errno(saved)
-  }
+  if sent > 0 { mn_set_errno(saved) }
   return sent > 0 || count == 0 ? Int32(sent) : -1
 }

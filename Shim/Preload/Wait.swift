@@ -53,6 +53,31 @@ enum Wait {
     return nil
   }
 
+  /// The first look of all, of a receive that waits: whoever shares the core mostly answers before it gives it back, and then
+  /// nothing of the long way has been gone through.
+  ///
+  /// - Returns: whether the rings have something, and the number is still the socket's.
+  @inline(never)
+  static func once(_ socket: SocketPointer, _ number: Int32, _ flags: Int32) -> Bool {
+    guard let process = unsafe process, let directory = unsafe process.pointee.directory, Spinner(directory).givesWay,
+      unsafe socket.pointee.isOffloaded && !Socket.isNonblocking(socket, flags) && !socket.pointee.impatient
+    else { return false }
+    let handled = Handled()
+    var until: UInt64 = 0
+    while unsafe !Socket.hasInput(socket) {
+      if until == 0 {
+        mn_look_begins()
+        _ = mn_sys_yield()
+        until = 1
+      } else {
+        let now = mn_cycles()
+        if until == 1 { until = now &+ Spinner.longest / 4 } else if now > until { return false }
+        mn_pause()
+      }
+    }
+    return unsafe until != 0 && !handled.isChanged && mn_table_get(number) == UnsafeMutableRawPointer(socket)
+  }
+
   /// Waits until the TX ring has room.
   static func writable(_ socket: SocketPointer, _ number: Int32, _ fd: inout Int32, _ mask: UInt64) -> Waited {
     let timeout = unsafe mn_endpoint_send_timeout(socket.pointee.endpoint.unsafelyUnwrapped)
@@ -372,7 +397,7 @@ struct Spinner {
   /// The rings are looked at until then before the core is given away again, cycles.
   private var lookUntil: UInt64 = 0
   /// The longest that a yield makes us look, cycles: about what two context switches cost.
-  private static var longest: UInt64 { 6000 }
+  fileprivate static var longest: UInt64 { 6000 }
 
   /// - Parameter turn: 2: without the early look at the kernel, until the eighth turn.
   init(_ directory: Directory, deadline: UInt64 = .max, turn: UInt32 = 0) {
@@ -387,6 +412,9 @@ struct Spinner {
     self.deadline = deadline
     self.yields = yields
   }
+
+  /// Whether a look begins by giving the core away.
+  var givesWay: Bool { yields && spin > 0 }
 
   /// Whether it is over. (Mostly what is waited for is there before the clock is read at all.)
   @inline(never)

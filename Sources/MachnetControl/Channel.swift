@@ -111,7 +111,7 @@ final class Channel {
   }
 
   /// MN_ENDPOINT_*
-  enum State: UInt32 { case free, live, closed, left }
+  enum State: UInt32 { case free, live, closed, left, leaving, withdrawn }
 
   /// Release: pairs with an application's acquire before it looks at the rings.
   func setState(_ index: UInt32, _ state: State) {
@@ -177,6 +177,8 @@ final class Endpoint {
   /// How many descriptors of its socket went to other processes since, and the connections that have shown theirs.
   var passes = 0
   var receivers: Set<UInt64> = []
+  /// It has gone back to the kernel, for all who have the socket, because one of them may not see its rings.
+  var isWithdrawn = false
   /// Looks in a row that did not find its socket (`closeOrphans`).
   var misses = 0
   /// And all engines have let go of it.

@@ -97,10 +97,15 @@ extension ControlServer {
     guard request.flags & ~UInt32(MN_OPEN_PEER | MN_OPEN_REUSEPORT | MN_OPEN_KNOWN) == 0 else { throw .lie }
     let shadow = try ShadowSocket(descriptor: descriptor.number)
     if let known = endpointsByCookie[shadow.cookie] {
-      if known.reference.channel != channel.identifier { return try join(known, connection, name, &reply) }
-      fill(&reply, known)
-      return [known.event]
+      if known.reference.channel == channel.identifier {
+        fill(&reply, known)
+        return [known.event]
+      }
+      if mayJoin(known, connection) { return try join(known, connection, name, &reply) }
+      withdraw(known, shadow, descriptor, connection)
+      throw Refusal(EEXIST)
     }
+    if let old = kept[shadow.cookie], old.isWithdrawn { throw Refusal(EEXIST) }
     finishDeparture(of: shadow.cookie)
     if let old = kept[shadow.cookie], old.keeper != name {
       if !old.isLeaving { return try receive(old, request, shadow, connection, name, &reply) }
@@ -153,7 +158,7 @@ extension ControlServer {
   private func receive(
     _ endpoint: Endpoint, _ request: mn_request, _ shadow: ShadowSocket, _ connection: Connection, _ name: UInt64, _ reply: inout mn_reply
   ) throws(Refusal) -> [Descriptor] {
-    guard endpoint.isLeft, endpoint.passes > 0, let channel = channels[endpoint.reference.channel], mayJoin(channel, connection)
+    guard endpoint.isLeft, endpoint.passes > 0, let channel = channels[endpoint.reference.channel], mayJoin(endpoint, connection)
     else { throw Refusal(EBUSY) }
     endpoint.receivers.insert(name)
     if endpoint.receivers.count >= endpoint.passes, shadow.localPort == endpoint.port { try resume(endpoint, request, shadow, channel) }
@@ -195,9 +200,32 @@ extension ControlServer {
 
   /// Who maps a channel sees all its rings, so it must be the same user; and thread ids must mean the same to both, because they
   /// are the owners of its locks.
-  private func mayJoin(_ channel: Channel, _ connection: Connection) -> Bool {
-    guard connection.uid == channel.uid, let namespace = channel.processNamespace else { return false }
+  private func mayJoin(_ endpoint: Endpoint, _ connection: Connection) -> Bool {
+    guard let channel = channels[endpoint.reference.channel], connection.uid == channel.uid, let namespace = channel.processNamespace
+    else { return false }
     return namespace == processNamespace(connection.pid)
+  }
+
+  /// One who may not join has the socket. The kernel's queue is the only one that all can see, so the socket goes back to it, and
+  /// those who use the endpoint find that in its state. An engine's address, or a peer behind an engine, no kernel can carry: then
+  /// everything stays with those who have the endpoint.
+  private func withdraw(_ endpoint: Endpoint, _ shadow: ShadowSocket, _ descriptor: Descriptor, _ connection: Connection) {
+    guard !directory.directory.isEngineAddress(endpoint.address), endpoint.peer == nil || endpoint.peer == shadow.peer,
+      let channel = channels[endpoint.reference.channel]
+    else { return }
+    log.info(
+      """
+      port \(endpoint.port) of pid \(endpoint.pid) (\(endpoint.program)) goes back to the kernel: pid \(connection.pid) \
+      (\(connection.program)), of another user or PID namespace, has its socket, too
+      """)
+    connections[endpoint.opener]?.note(Refusal(EEXIST), MN_REQUEST_OPEN, descriptor)
+    kept[endpoint.cookie] = endpoint
+    endpoint.keeper = endpoint.opener
+    endpoint.isLeaving = false
+    endpoint.isWithdrawn = true
+    endpoint.passes = 0
+    close(endpoint, keeping: true)
+    channel.setState(endpoint.reference.index, .leaving)
   }
 
   /// Gives another process a part in an endpoint, as a forked child has one: the rings stay where they are, and whoever comes
@@ -205,7 +233,7 @@ extension ControlServer {
   private func join(
     _ endpoint: Endpoint, _ connection: Connection, _ name: UInt64, _ reply: inout mn_reply
   ) throws(Refusal) -> [Descriptor] {
-    guard let channel = channels[endpoint.reference.channel], mayJoin(channel, connection) else { throw Refusal(EEXIST) }
+    guard let channel = channels[endpoint.reference.channel] else { throw Refusal(ENOENT) }
     channel.holders.insert(name)
     connection.channels.insert(channel.identifier)
     connection.joined[endpoint.cookie, default: 0] += 1
@@ -229,6 +257,8 @@ extension ControlServer {
       endpoint.passes = 0
       endpoint.receivers = []
     }
+    // Others read on.
+    if endpoint.isWithdrawn && channel.references(endpoint.reference.index) > 0 { return }
     if endpoint.isKept && !keeping && endpoint.passes > 0 {
       // Somebody who has received it reads on, or its sender, which has not ended.
       let isHeld = channel.references(endpoint.reference.index) > 0 && connections[endpoint.keeper] != nil

@@ -402,7 +402,7 @@ public final class ControlServer: @unchecked Sendable {
         if endpoint.isKept {
           endpoint.isLeft = true
           departure.channel.markReceived(endpoint.reference.index)
-          departure.channel.setState(endpoint.reference.index, .left)
+          departure.channel.setState(endpoint.reference.index, endpoint.isWithdrawn ? .withdrawn : .left)
         } else {
           free(endpoint, of: departure.channel)
         }

@@ -45,7 +45,7 @@ struct RefusalRecord {
     case (_, EPROTOTYPE): "it is not a UDP socket"
     case (_, EINVAL): "the kernel has not bound it to a port, or has given it another one since"
     case (_, EBUSY): "the process that passed it on has it still; it is asked for again each second"
-    case (_, EEXIST): "a process of another user, or of another PID namespace, has it on Machnet already"
+    case (_, EEXIST): "processes of different users, or PID namespaces, have it, and only the kernel's queue is one that all of them see"
     case (_, ENFILE): "the daemon serves as many sockets as it may (channel.max-endpoints), or is out of descriptors"
     case (_, ENOBUFS): "an engine did not take the order in time"
     case (_, ENOMEM): "the daemon got no memory for it"

@@ -99,7 +99,9 @@ extension Core {
   /// Whether a closed endpoint still has datagrams to send and some time left for it: what was sent before a close
   /// is sent.
   private mutating func isLingering(_ slot: UInt32) -> Bool {
-    guard endpoints[slot].isHome, !endpoints[slot].reader.isEmpty else { return false }
+    guard endpoints[slot].isHome else { return false }
+    if commandHeldSince == 0 { clearReady(slot) }
+    guard !endpoints[slot].reader.isEmpty else { return false }
     if commandHeldSince == 0 { commandHeldSince = max(1, now) }
     if now &- commandHeldSince > Core.lingerMax {
       mailbox.drop(.closedUnsent, endpoint: slot)

@@ -280,22 +280,22 @@ struct Core: ~Copyable {
   /// Takes an idle endpoint off the active list, unless it has just become busy.
   @_noLocks
   private mutating func deactivate(_ slot: UInt32, at place: Int) -> Bool {
-    let channel = endpoints[slot].channel
-    let block = endpoints[slot].index
-    guard let base = unsafe channels[channel].description.base else { return false }
-    let word = unsafe base + Int(MN_CHANNEL_READY) + Int(index) * MemoryLayout<mn_ready>.size + Int(block >> 6) * 8
-    let bit: UInt64 = 1 << UInt64(block & 63)
-    // Pairs with the application's "publish, fence, look at the bit": either it sees the bit clear and sets it, or we
-    // see its tail here.
-    _ = unsafe mn_fetch_and_u64(word, ~bit)
-    mn_fence()
+    clearReady(slot)
     endpoints[slot].emptyVisits = 0
-    if !endpoints[slot].reader.isEmpty {
-      _ = unsafe mn_fetch_or_u64(word, bit)
-      return false
-    }
+    if !endpoints[slot].reader.isEmpty { return false }
     takeOff(slot, at: place)
     return true
+  }
+
+  /// From here on an application that sends sets the bit again. Pairs with its "publish, fence, look at the bit": either it sees the
+  /// bit clear, or we see its tail after this.
+  @_noLocks
+  func clearReady(_ slot: UInt32) {
+    let block = endpoints[slot].index
+    guard let base = unsafe channels[endpoints[slot].channel].description.base else { return }
+    let word = unsafe base + Int(MN_CHANNEL_READY) + Int(index) * MemoryLayout<mn_ready>.size + Int(block >> 6) * 8
+    _ = unsafe mn_fetch_and_u64(word, ~(1 << UInt64(block & 63)))
+    mn_fence()
   }
 
   /// Removes a place of the active list; the last one moves there.

@@ -379,13 +379,16 @@ import Testing
     }
   }
 
-  /// Who maps a channel sees all of its sockets.
+  /// Who maps a channel sees all of its sockets. So the kernel gets the socket back, and those who have the endpoint read on.
   @Test(.enabled(if: geteuid() == 0)) func anotherUserDoesNotJoin() throws {
     try withDaemon(change: { $0.control.mode = 0o666 }) { daemon in
-      let opener = try TestApplication(daemon)
+      let opener = try TestApplication(daemon), joined = try TestApplication(daemon)
       let socket = TestSocket()
       try socket.bind()
       #expect(try opener.open(socket).header.status == 0)
+      #expect(try joined.open(socket).header.status == 0)
+      opener.deliver(0, count: 3)
+      let references = opener.block(0).references
       let other: TestApplication
       do {
         try #require(seteuid(65534) == 0)
@@ -393,8 +396,15 @@ import Testing
         other = try TestApplication(daemon)
       }
       let reply = try other.open(socket)
-      #expect(reply.header.status == EEXIST && reply.descriptors.isEmpty && opener.block(0).references == 0)
-      #expect(try daemon.status().processes.flatMap(\.refusals).map(\.reason).contains { $0.contains("another user") })
+      #expect(reply.header.status == EEXIST && reply.descriptors.isEmpty && opener.block(0).references == references)
+      #expect(try daemon.eventually { $0.sockets.isEmpty && opener.block(0).state == UInt32(MN_ENDPOINT_WITHDRAWN) })
+      let refusals = try daemon.status().processes.flatMap(\.refusals).filter { $0.reason.contains("different users") }
+      #expect(refusals.count == 2)
+      // It stays so for all, also when the other one asks again.
+      for application in [opener, joined, other] { #expect(try application.open(socket).header.status == EEXIST) }
+      // The first to close it takes nothing from those who read on.
+      try opener.close(0)
+      #expect(opener.block(0).state == UInt32(MN_ENDPOINT_WITHDRAWN) && opener.unread(0) == 3)
     }
   }
 

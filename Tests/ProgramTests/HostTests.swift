@@ -269,6 +269,24 @@ extension OneAtATime {
       }
     }
 
+    @Test("a socket that a program of another user inherits is the kernel's from then on, for both", .enabled(if: isRoot))
+    func sharedWithAnotherUser() throws {
+      try withBench(.local) { bench in
+        let daemon = try #require(bench.serverDaemon)
+        // Where any user reaches it.
+        let shim = bench.directory.appending(path: "preload.so").path
+        try bench.command(["install", "-m", "755", Self.shim, shim])
+        try bench.command(["chmod", "666", daemon.socket.path])
+        let command = [try host(), "share", "65534"]
+        let plain = try bench.start("plain", command).wait(seconds: 30)
+        let found = try bench.start(
+          "shared", command, environment: ["LD_PRELOAD": shim, "MACHNET_SOCKET": daemon.socket.path]).wait(seconds: 30)
+        #expect(found.status == plain.status && found.output == plain.output && found.errors == plain.errors, "\(found.errors)")
+        #expect(try daemon.status(in: bench).local >= 400)
+        #expect(daemon.program.story.contains("goes back to the kernel"))
+      }
+    }
+
     @Test("a filter of system calls that refuses what the shim needs: the program goes on through the kernel", arguments: ["errno", "trap"])
     func filtered(_ how: String) throws {
       try withBench(.local) { bench in

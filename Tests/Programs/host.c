@@ -8,6 +8,7 @@
 //   host leave DIRECTORY UID   chroot and another user after its start, then old and new sockets
 //   host filtered HOW          a seccomp filter that refuses what only the shim needs: errno|trap, then old and new sockets
 //   host exec                  becomes itself by exec with three datagrams unread, and goes on with the socket
+//   host share UID             starts itself as another user, and both use one socket
 //   host hand PROGRAM...       becomes another program with three datagrams unread
 //   host outlive               waits for a line, then sends, also from a destructor after exit
 #define _GNU_SOURCE
@@ -19,7 +20,9 @@
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -31,6 +34,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -184,6 +188,81 @@ static int leave(const char *directory, uid_t uid) {
   return 0;
 }
 
+/// Each of many datagrams arrives once, whatever becomes of the socket meanwhile that sends them.
+static struct {
+  int from, to;
+  struct sockaddr_in at;
+  atomic_long sent, taken;
+  atomic_bool ends;
+} stream;
+static void *stream_out(void *unused) {
+  while (!stream.ends) {
+    if (stream.sent - stream.taken < 32) send_number(stream.from, &stream.at, stream.sent), stream.sent++;
+    else sched_yield();
+  }
+  return NULL;
+}
+static void *stream_in(void *unused) {
+  static bool seen[1 << 24];
+  while (!stream.ends || stream.taken < stream.sent) {
+    struct pollfd entry = {stream.to, POLLIN, 0};
+    long number = -1;
+    if (poll(&entry, 1, 20) != 1) {
+      if (stream.ends && stream.taken < stream.sent && poll(&entry, 1, 5000) != 1) fail("a datagram of the stream");
+      continue;
+    }
+    if (recv(stream.to, &number, sizeof number, 0) != sizeof number || number < 0 || number >= 1 << 24 || seen[number]) fail("the stream");
+    seen[number] = true, stream.taken++;
+  }
+  return NULL;
+}
+
+/// What comes to a socket that two programs have is for whoever reads it; here that is the other one.
+static int share(const char *uid) {
+  struct sockaddr_in at_a, at_b;
+  int a = bound(&at_a), b = bound(&at_b), ready[2], status;
+  char socket[16], tell[16], told;
+  pthread_t out, in;
+  exercise(a, &at_a, b, &at_b);
+  stream.from = a, stream.to = bound(&stream.at);
+  if (pthread_create(&out, NULL, stream_out, NULL) != 0 || pthread_create(&in, NULL, stream_in, NULL) != 0) fail("a thread");
+  while (stream.taken < 1000) sched_yield();
+  if (pipe(ready) != 0) fail("a pipe");
+  snprintf(socket, sizeof socket, "%d", a), snprintf(tell, sizeof tell, "%d", ready[1]);
+  pid_t other = fork();
+  if (other == 0) {
+    uid_t user = (uid_t)atoi(uid);
+    close(b), close(stream.to); /* only one is for both */
+    if (setgroups(0, NULL) != 0 || setgid(user) != 0 || setuid(user) != 0) fail("setuid");
+    execl("/proc/self/exe", "host", "shared", socket, tell, (char *)NULL);
+    fail("exec");
+  }
+  if (read(ready[0], &told, 1) != 1) fail("the other program");
+  for (long i = 0; i < 50; i++) {
+    send_number(b, &at_a, i), expect_number(b, -i);
+    send_number(a, &at_b, i), expect_number(b, i);
+  }
+  if (waitpid(other, &status, 0) != other || status != 0) fail("the other program's end");
+  stream.ends = true;
+  if (pthread_join(out, NULL) != 0 || pthread_join(in, NULL) != 0) fail("a thread's end");
+  exercise(a, &at_a, b, &at_b);
+  puts("ok");
+  return 0;
+}
+static int shared(int fd, int tell) {
+  for (long i = 0; i < 50; i++) {
+    struct pollfd entry = {fd, POLLIN, 0};
+    struct sockaddr_in from;
+    socklen_t length = sizeof from;
+    long number = -1;
+    if (i == 0 && write(tell, "", 1) != 1) fail("write");
+    if (poll(&entry, 1, 5000) != 1) fail("nothing came to both");
+    if (recvfrom(fd, &number, sizeof number, 0, (void *)&from, &length) != sizeof number || number != i) fail("recvfrom");
+    send_number(fd, &from, -i);
+  }
+  return 0;
+}
+
 static void refuse(int number, siginfo_t *info, void *context) {
 #ifdef __x86_64__
   ((ucontext_t *)context)->uc_mcontext.gregs[REG_RAX] = -EPERM;
@@ -279,6 +358,8 @@ int main(int count, char **words) {
   if (!strcmp(mode, "many")) return many(number);
   if (!strcmp(mode, "ranges")) return ranges();
   if (!strcmp(mode, "leave") && count == 4) return leave(words[2], (uid_t)atoi(words[3]));
+  if (!strcmp(mode, "share") && count == 3) return share(words[2]);
+  if (!strcmp(mode, "shared") && count == 4) return shared((int)number, atoi(words[3]));
   if (!strcmp(mode, "filtered")) return filtered(count > 2 && !strcmp(words[2], "trap"));
   if (!strcmp(mode, "exec")) return become_itself(words[2]);
   if (!strcmp(mode, "hand") && count > 2) return hand(words + 2);

@@ -22,7 +22,7 @@
 #endif
 
 #define MN_MAGIC 0x4d4e4554u /* "MNET" */
-#define MN_ABI_VERSION 3u
+#define MN_ABI_VERSION 4u
 #define MN_CACHE_LINE 64u
 #define MN_PAGE 4096u
 
@@ -186,7 +186,16 @@ enum {
 
 /// LEFT: given up by a close that keeps the block. No engine touches it any more, and its application reads on what the
 /// RX rings hold; perhaps it is LIVE again later (MN_CLOSE_PASSING).
-enum { MN_ENDPOINT_FREE = 0, MN_ENDPOINT_LIVE = 1, MN_ENDPOINT_CLOSED = 2, MN_ENDPOINT_LEFT = 3 };
+/// LEAVING, and WITHDRAWN once no engine touches it: given back to the kernel by the daemon. Its application reads on, and sends
+/// by the shadow, first what the engine has not taken.
+enum {
+  MN_ENDPOINT_FREE = 0,
+  MN_ENDPOINT_LIVE = 1,
+  MN_ENDPOINT_CLOSED = 2,
+  MN_ENDPOINT_LEFT = 3,
+  MN_ENDPOINT_LEAVING = 4,
+  MN_ENDPOINT_WITHDRAWN = 5,
+};
 
 /// One offloaded socket. 512 bytes; each line has one kind of writer.
 struct mn_endpoint {
