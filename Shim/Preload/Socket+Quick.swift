@@ -173,7 +173,8 @@ extension Socket {
   }
 }
 
-/// In place of a descriptor: the call has no other way here, and says Int.min.
+/// Beside a descriptor that is received from: it has been waited for once. In place of one that is sent to: the call has no other way
+/// here, and says Int.min.
 let quickOnly: UInt64 = 1 << 63
 
 /// sendto(2) on a socket whose last datagram went to a ring.
@@ -181,7 +182,7 @@ let quickOnly: UInt64 = 1 << 63
 /// - Parameters:
 ///   - entry: of the descriptor, as the trampoline has just found it.
 ///   - call: the descriptor (high half) and the flags (low half): as many words as there are registers for.
-@c(mn_quick_sendto) @_optimize(speed)
+@c(mn_quick_sendto) @_optimize(speed) @inline(never)
 public func quickSendTo(
   _ entry: UnsafeMutableRawPointer, _ data: UnsafeRawPointer, _ size: Int, _ call: UInt64, _ address: UnsafeRawPointer?, _ length: UInt32
 ) -> Int {
@@ -197,23 +198,28 @@ public func quickSendTo(
 }
 
 /// recvfrom(2) on a socket whose last datagram came by a ring, and whose head says MN_RECEIVE_LOOK. As `quickSendTo`.
-@c(mn_quick_recvfrom) @_optimize(speed)
+@c(mn_quick_recvfrom) @_optimize(speed) @inline(never)
 public func quickReceiveFrom(
   _ entry: UnsafeMutableRawPointer, _ data: UnsafeMutableRawPointer, _ size: Int, _ call: UInt64, _ address: UnsafeMutableRawPointer?,
   _ length: UnsafeMutablePointer<UInt32>?
 ) -> Int {
   let flags = Int32(truncatingIfNeeded: call)
-  let number = Int32(truncatingIfNeeded: call >> 32)
-  let socket = unsafe entry.assumingMemoryBound(to: Socket.self)
-  var hasWaited = false
-  while true {
-    let taken = unsafe Socket.receiveQuickly(socket, data, size, flags, address, length)
-    if taken >= 0 {
-      if hasWaited { mn_look_ends() }
-      return taken
-    }
-    if unsafe hasWaited || !Wait.once(socket, number, flags) { break }
-    hasWaited = true
+  let taken = unsafe Socket.receiveQuickly(entry.assumingMemoryBound(to: Socket.self), data, size, flags, address, length)
+  return taken >= 0 ? taken : unsafe receiveLater(entry, data, size, call, address, length)
+}
+
+/// The short way has found nothing, for the first time or (`quickOnly`) for the second.
+@inline(never)
+private func receiveLater(
+  _ entry: UnsafeMutableRawPointer, _ data: UnsafeMutableRawPointer, _ size: Int, _ call: UInt64, _ address: UnsafeMutableRawPointer?,
+  _ length: UnsafeMutablePointer<UInt32>?
+) -> Int {
+  let flags = Int32(truncatingIfNeeded: call)
+  let number = Int32(truncatingIfNeeded: call >> 32) & Int32.max
+  guard unsafe call & quickOnly == 0 && Wait.once(entry.assumingMemoryBound(to: Socket.self), number, flags) else {
+    return unsafe Int(mn_slow_recvfrom(number, data, size, flags, address, length))
   }
-  return unsafe Int(mn_slow_recvfrom(number, data, size, flags, address, length))
+  let result = unsafe quickReceiveFrom(entry, data, size, call | quickOnly, address, length)
+  mn_look_ends()
+  return result
 }

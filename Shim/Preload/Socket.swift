@@ -193,6 +193,7 @@ extension Socket {
   }
 
   /// Whether some RX ring holds something. Lock-free: a hint that is exact when nobody else reads.
+  @inline(never)
   static func hasInput(_ socket: SocketPointer) -> Bool {
     guard let endpoint = unsafe socket.pointee.endpoint else { return false }
     let (known, index) = unsafe socket.pointee.location
