@@ -72,9 +72,9 @@ def _archive(root, target):
         entry(0, "TRAILER!!!", 0)
 
 
-def run(lab, programs, files, script):
+def run(lab, programs, files, script, megabytes=1024):
     """Boots a guest with `programs` ({path in the guest: path here}) and text `files`, runs the shell lines `script`
-    (busybox is `$b`) and returns what they print."""
+    (busybox is `$b`) and returns what they print. The guest has `megabytes` of memory."""
     emulator = shutil.which("qemu-system-x86_64")
     if not emulator or os.uname().machine != "x86_64":
         raise Failure("qemu-system-x86_64 is needed for this (Debian: apt-get install --no-install-recommends qemu-system-x86)")
@@ -96,7 +96,7 @@ def run(lab, programs, files, script):
     os.chmod(root + "/init", 0o755)
     disk = os.path.join(lab.directory, "guest.cpio")
     _archive(root, disk)
-    words = [emulator, "-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-cpu", "max", "-smp", "1", "-m", "1024",
+    words = [emulator, "-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-cpu", "max", "-smp", "1", "-m", str(megabytes),
              "-nographic", "-no-reboot", "-nic", "none", "-kernel", kernel, "-initrd", disk,
              # The mitigations add instructions to every system call, which would make the preload's share look smaller.
              "-append", "console=ttyS0 quiet panic=-1 mitigations=off"]

@@ -72,7 +72,7 @@ def compile_c(name):
     target = os.path.join(ROOT, ".build/programs", name)
     if not os.path.exists(target) or os.path.getmtime(target) < os.path.getmtime(source):
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        subprocess.run(["cc", "-O2", "-o", target, source], check=True)
+        subprocess.run(["cc", "-O2", "-pthread", "-o", target, source], check=True)
     return target
 
 

@@ -4,6 +4,7 @@
 //   host echo COUNT            two threads answer each other, with a heap in motion
 //   host cycles COUNT          socket, bind, send, close, over and over; says how much the process has grown
 //   host many COUNT            COUNT sockets, each sends to the next; waits for a line on its input
+//   host high                  the same with the largest numbers that the limit of descriptors allows
 //   host ranges                closes all descriptors from 900 on, and says how many pages that has brought in
 //   host leave DIRECTORY UID   chroot and another user after its start, then old and new sockets
 //   host filtered HOW          a seccomp filter that refuses what only the shim needs: errno|trap, then old and new sockets
@@ -43,13 +44,14 @@ static void fail(const char *what) {
   exit(1);
 }
 
-static int bound(struct sockaddr_in *name) {
+static int bound_to(in_addr_t address, struct sockaddr_in *name) {
   int fd = socket(AF_INET, SOCK_DGRAM, 0);
   socklen_t length = sizeof *name;
-  *name = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+  *name = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr = {htonl(address)}};
   if (fd < 0 || bind(fd, (void *)name, sizeof *name) != 0 || getsockname(fd, (void *)name, &length) != 0) fail("a socket");
   return fd;
 }
+static int bound(struct sockaddr_in *name) { return bound_to(INADDR_LOOPBACK, name); }
 static void send_number(int fd, const struct sockaddr_in *to, long number) {
   if (sendto(fd, &number, sizeof number, 0, (const void *)to, sizeof *to) != sizeof number) fail("sendto");
 }
@@ -152,7 +154,8 @@ static int many(long count) {
   setrlimit(RLIMIT_NOFILE, &limit);
   struct sockaddr_in *at = calloc((size_t)count, sizeof *at);
   int *fds = calloc((size_t)count, sizeof *fds);
-  for (long i = 0; i < count; i++) fds[i] = bound(&at[i]);
+  // (An address has 28,232 ports that the kernel gives out.)
+  for (long i = 0; i < count; i++) fds[i] = bound_to(INADDR_LOOPBACK + (in_addr_t)(i / 20000), &at[i]);
   for (long i = 0; i < count; i++) send_number(fds[i], &at[(i + 1) % count], i);
   for (long i = 0; i < count; i++) expect_number(fds[(i + 1) % count], i);
   printf("ok %ld\n", count);
@@ -163,6 +166,24 @@ static int many(long count) {
   return 0;
 }
 
+/// Descriptors with the largest numbers. The table of all of them is there, and must cost nothing where nothing is.
+static int high(void) {
+  struct rlimit limit;
+  struct sockaddr_in at_a, at_b;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) fail("the limit");
+  limit.rlim_cur = limit.rlim_max;
+  if (setrlimit(RLIMIT_NOFILE, &limit) != 0) fail("the limit");
+  int a = bound(&at_a), b = bound(&at_b), top = (int)limit.rlim_max - 1;
+  exercise(a, &at_a, b, &at_b);
+  long before = resident();
+  if (dup2(a, top) != top || dup2(b, top / 2) != top / 2) fail("dup2");
+  close(a), close(b);
+  exercise(top, &at_a, top / 2, &at_b);
+  if (close_range(1000, ~0u, 0) != 0 || send(top, "", 1, 0) != -1 || errno != EBADF) fail("close_range");
+  long grown = resident() - before;
+  printf("ok, grown by %s\n", grown < 1000 ? "little" : "much");
+  return grown >= 1000;
+}
 /// What the shim knows of descriptors is as long as their limit; what is not in use must cost nothing.
 static int ranges(void) {
   struct sockaddr_in at;
@@ -356,6 +377,7 @@ int main(int count, char **words) {
   if (!strcmp(mode, "echo")) return echo(number);
   if (!strcmp(mode, "cycles")) return cycles(number);
   if (!strcmp(mode, "many")) return many(number);
+  if (!strcmp(mode, "high")) return high();
   if (!strcmp(mode, "ranges")) return ranges();
   if (!strcmp(mode, "leave") && count == 4) return leave(words[2], (uid_t)atoi(words[3]));
   if (!strcmp(mode, "share") && count == 3) return share(words[2]);
