@@ -136,7 +136,7 @@ public struct Config: Sendable, Equatable {
     public var assemblies = 256
     /// Of an engine and interface: such messages of more than 64 KiB, 8 MiB each, 0...64.
     public var largeAssemblies = 4
-    /// Of an engine: sockets without room for whom what has arrived is kept, 1 MiB each, 1...256.
+    /// Of an engine: what messages may take that have arrived for sockets without room, MiB, 1...256; of one socket, 1 MiB.
     public var parkings = 16
     /// How long a message waits for a remote socket that has no room, 0...10,000.
     public var pauseMilliseconds = 250

@@ -250,7 +250,7 @@ package struct ConfigReader {
     transport.assemblies = integer(fields["assemblies"], 8...4096, "messages") ?? transport.assemblies
     transport.largeAssemblies =
       integer(fields["large-assemblies"], 0...64, "messages") ?? transport.largeAssemblies
-    transport.parkings = integer(fields["parkings"], 1...256, "sockets") ?? transport.parkings
+    transport.parkings = integer(fields["parkings"], 1...256, "MiB") ?? transport.parkings
     transport.pauseMilliseconds =
       integer(fields["pause-ms"], 0...10_000, "milliseconds") ?? transport.pauseMilliseconds
     return transport

@@ -125,7 +125,12 @@ extension Core {
 
   mutating func close(_ slot: UInt32) {
     flushTouched()
-    if endpoints[slot].isActive {
+    if endpoints[slot].isHeld {
+      var place = 0
+      while held[place] != slot { place += 1 }
+      release(held: place)
+      takeOffBits(slot)
+    } else if endpoints[slot].isActive {
       var place = 0
       while place < activeCount && active[place] != slot { place += 1 }
       takeOff(slot, at: place)

@@ -36,8 +36,12 @@ extension Core {
     if taken == 0 {
       if touchedCount != 0 { flushTouched() }
       if damaged { return reportDamage(slot) }
-      // A visit that was refused is a visit that found something.
-      endpoints[slot].emptyVisits = endpoints[slot].stalledSince == 0 ? endpoints[slot].emptyVisits &+ 1 : 0
+      // A visit that was refused is a visit that found something; the end of some waits is seen without visits.
+      if endpoints[slot].stalledSince == 0 {
+        endpoints[slot].emptyVisits &+= 1
+      } else {
+        endpoints[slot].emptyVisits = endpoints[slot].isToHold ? .max : 0
+      }
       return false
     }
     endpoints[slot].emptyVisits = 0

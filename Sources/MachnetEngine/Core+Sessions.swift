@@ -4,38 +4,9 @@ import MachnetMemory
 import MachnetTransport
 import MachnetWire
 
-/// Between the transport `machnet` and everything else: its packets in frames, its messages in rings.
+/// Between the transport `machnet` and everything else: its packets in frames, its messages in rings. What becomes of those that
+/// find no room, is in `Core+Holding.swift`.
 extension Core {
-  /// A socket of ours that has no room, and a peer that was told so.
-  struct Told: BitwiseCopyable {
-    var endpoint: UInt32
-    var port: UInt32
-    var session: UInt32
-    var generation: UInt32
-    var localPort: UInt16
-  }
-
-  /// A remote socket that has no room.
-  struct Paused: BitwiseCopyable {
-    var port: UInt32
-    var session: UInt32
-    var generation: UInt32
-    var remotePort: UInt16
-  }
-
-  /// Messages that have arrived, and wait for room in their receiver's RX ring.
-  struct Parking {
-    var isUsed: Bool
-    var endpoint: UInt32
-    var writer: RingWriter
-    var reader: RingReader
-  }
-
-  /// What a window of small messages takes in records, twice.
-  static var parkingCapacity: UInt32 { @_noLocks get { 1 << 20 } }
-  static var parkingStride: Int { @_noLocks get { MemoryLayout<mn_ring>.size &+ Int(Core.parkingCapacity) } }
-  static var toldMax: Int { @_noLocks get { 256 } }
-  static var pausedMax: Int { @_noLocks get { 256 } }
   /// IPv4 and UDP headers, bytes.
   static var datagramOverhead: Int { @_noLocks get { IPv4Packet.headerMin &+ UDPDatagram.headerLength } }
   /// Largest UDP payload of a session packet, bytes: what the length of a chunk can say, and more than any cloud's MTU.
@@ -49,7 +20,9 @@ extension Core {
     _ payload: UnsafeMutableRawPointer, _ length: Int, _ envelope: Envelope, _ route: Route, from slot: UInt32
   ) -> Sent {
     // Nearly always: there is one, and nobody waits for anything.
-    if pausedCount == 0 && endpoints[slot].sending == nil {
+    if endpoints[slot].sending == nil
+      && (pausedCount == 0 || !isPaused(route.target, endpoints[slot].session, envelope.destinationPort))
+    {
       let bytes = unsafe Bytes(unsafe: payload, count: length)
       if sendAlone(bytes, envelope, route, from: slot)
         || transports[route.target].sendWhole(
@@ -112,7 +85,7 @@ extension Core {
     case .open(let session):
       endpoints[slot].session = session
       if pausedCount != 0 && endpoints[slot].sending == nil && isPaused(port, session, envelope.destinationPort) {
-        return waitForPaused(slot)
+        return waitForPaused(slot, port, envelope.destinationPort)
       }
       let bytes = unsafe Bytes(unsafe: payload, count: length)
       switch transports[port].send(
@@ -148,33 +121,23 @@ extension Core {
 
   /// Waits for a remote socket without room, for a limited time: then it is the sender's other peers' turn.
   @inline(never) @_noLocks
-  private mutating func waitForPaused(_ slot: UInt32) -> Sent {
+  private mutating func waitForPaused(_ slot: UInt32, _ port: UInt32, _ remotePort: UInt16) -> Sent {
     if endpoints[slot].stalledSince == 0 { endpoints[slot].stalledSince = max(1, now) }
-    if now &- endpoints[slot].stalledSince < pauseLimit { return .wait }
+    if now &- endpoints[slot].stalledSince < pauseLimit {
+      endpoints[slot].isToHold = true
+      endpoints[slot].heldPort = port
+      endpoints[slot].heldRemotePort = remotePort
+      return .wait
+    }
     // `stalledSince` stays: what follows for a paused socket does not wait again, until something gets through.
     mailbox.drop(.peerPaused, endpoint: slot)
     return .done
   }
 
-  @_noLocks
-  private func isPaused(_ port: UInt32, _ session: UInt32, _ remotePort: UInt16) -> Bool {
-    var place = 0
-    while place < pausedCount {
-      if paused[place].remotePort == remotePort && paused[place].session == session && paused[place].port == port
-        && paused[place].generation == transports[port].generation(session)
-      {
-        return true
-      }
-      place &+= 1
-    }
-    return false
-  }
-
   /// Sends what the transports have to send, as far as there are packets for it.
   @_noLocks
   mutating func pumpSessions() {
-    if parkingCount != 0 { emptyParkings() }
-    if toldCount != 0 { tellResumed() }
+    if parkedCount != 0 || fullCount != 0 { lookForRoom() }
     var port: UInt32 = 0
     while Int(port) < portCount {
       if transports[port].nextTimeout <= now && !transports[port].isCatchingUp {
@@ -288,8 +251,9 @@ extension Core {
         take(message, payload, port)
       case .word(let word, let session, let localPort, let remotePort):
         take(word, session, localPort, remotePort, port)
-      case .closed(_, _, _, _, let lost):
+      case .closed(let session, _, _, _, let lost):
         mailbox.drop(.sessionLost, lost)
+        forgetPaused(port, session)
       case .opened, .refused:
         break
       }
@@ -337,132 +301,16 @@ extension Core {
   /// Whether a message keeps within its receiver's SO_RCVBUF. One that never could is let in alone: what a session has taken
   /// arrives, and waits where the kernel would drop.
   @inline(never) @_noLocks
-  private func isWithinLimit(_ length: Int, _ receiver: UInt32) -> Bool {
+  func isWithinLimit(_ length: Int, _ receiver: UInt32) -> Bool {
     let limit = receiveLimit(of: receiver)
     return limit == 0 || fits(length, limit, receiver)
       || endpoints[receiver].charged == endpoints[receiver].writer.chargeTaken
-  }
-
-  /// Keeps a message until its receiver has room: what was on its way before the pause reached its sender.
-  @inline(never) @_noLocks
-  private mutating func park(_ payload: Bytes, _ envelope: Envelope, interface: UInt32, for receiver: UInt32) {
-    if endpoints[receiver].parking == none {
-      var free: UInt32 = 0
-      while Int(free) < parkings.count && parkings[free].isUsed { free &+= 1 }
-      if Int(free) == parkings.count {
-        dropReceived(.receiveRingFull, receiver)
-        return
-      }
-      // Its memory may hold indices of an earlier use; both sides start from equal ones.
-      let base = unsafe UnsafeMutableRawPointer(parkingMemory.base + Int(free) &* Core.parkingStride)
-      unsafe base.storeBytes(of: 0, toByteOffset: 0, as: UInt64.self)
-      unsafe base.storeBytes(of: 0, toByteOffset: 64, as: UInt64.self)
-      parkings[free] = unsafe Parking(
-        isUsed: true, endpoint: receiver, writer: RingWriter(unsafe: base, capacity: Core.parkingCapacity),
-        reader: RingReader(unsafe: base, capacity: Core.parkingCapacity))
-      endpoints[receiver].parking = free
-      parkingCount &+= 1
-    }
-    let place = endpoints[receiver].parking
-    guard let record = parkings[place].writer.reserve(payload.count) else {
-      dropReceived(.receiveRingFull, receiver)
-      return
-    }
-    unsafe fill(record, payload.base, envelope, interface: interface)
-    parkings[place].writer.commit(record)
-    parkings[place].writer.publish()
-  }
-
-  /// Moves what waits into RX rings that have room.
-  @inline(never) @_noLocks
-  private mutating func emptyParkings() {
-    var place: UInt32 = 0
-    while Int(place) < parkings.count {
-      if parkings[place].isUsed { empty(parking: place) }
-      place &+= 1
-    }
-    flushTouched()
-  }
-
-  @_noLocks
-  private mutating func empty(parking place: UInt32) {
-    let receiver = parkings[place].endpoint
-    while case .record(let waiting) = parkings[place].reader.peek() {
-      guard isWithinLimit(waiting.length, receiver), let record = endpoints[receiver].writer.reserve(waiting.length) else {
-        parkings[place].reader.publish()
-        return
-      }
-      unsafe record.base.copyMemory(from: waiting.base, byteCount: Int(MN_RECORD_HEADER) &+ waiting.length)
-      if receiveLimit(of: receiver) != 0 { charge(record, waiting.length, receiver) }
-      endpoints[receiver].writer.commit(record)
-      count(waiting.length, deliveredTo: receiver)
-      parkings[place].reader.advance(waiting)
-    }
-    unpark(receiver)
-  }
-
-  /// Gives an endpoint's waiting place back, with whatever is left in it.
-  @_noLocks
-  mutating func unpark(_ slot: UInt32) {
-    parkings[endpoints[slot].parking].isUsed = false
-    endpoints[slot].parking = none
-    parkingCount &-= 1
-  }
-
-  /// Asks a peer to send no more for a socket of ours, once.
-  @inline(never) @_noLocks
-  private mutating func pause(_ endpoint: UInt32, _ session: UInt32, _ port: UInt32) {
-    if endpoints[endpoint].parking == none
-      && endpoints[endpoint].writer.pending <= UInt64(endpoints[endpoint].rxCapacity / 2)
-    {
-      return
-    }
-    let generation = transports[port].generation(session)
-    var place = 0
-    while place < toldCount {
-      if told[place].endpoint == endpoint && told[place].session == session && told[place].port == port
-        && told[place].generation == generation
-      {
-        return
-      }
-      place &+= 1
-    }
-    if toldCount == Core.toldMax { return }
-    let localPort = endpoints[endpoint].localPort
-    if !transports[port].tell(session, .pause, localPort: localPort, remotePort: 0, now: now) { return }
-    told[toldCount] = Told(
-      endpoint: endpoint, port: port, session: session, generation: generation, localPort: localPort)
-    toldCount &+= 1
-  }
-
-  /// Lets peers go on where there is room again, or nobody who needs any.
-  @inline(never) @_noLocks
-  private mutating func tellResumed() {
-    var place = 0
-    while place < toldCount {
-      let it = told[place]
-      let isSame = endpoints[it.endpoint].isOpen && endpoints[it.endpoint].localPort == it.localPort
-      let isAlive = transports[it.port].generation(it.session) == it.generation
-      let hasRoom =
-        !isSame || !isAlive
-        || endpoints[it.endpoint].parking == none
-          && endpoints[it.endpoint].writer.pending <= UInt64(endpoints[it.endpoint].rxCapacity / 8)
-      if hasRoom
-        && (!isAlive || transports[it.port].tell(it.session, .resume, localPort: it.localPort, remotePort: 0, now: now))
-      {
-        toldCount &-= 1
-        told[place] = told[toldCount]
-      } else {
-        place &+= 1
-      }
-    }
   }
 
   @inline(never) @_noLocks
   private mutating func take(
     _ word: Transport.Word, _ session: UInt32, _ localPort: UInt16, _ remotePort: UInt16, _ port: UInt32
   ) {
-    let generation = transports[port].generation(session)
     switch word {
     case .unreachable:
       // As an ICMP port unreachable: only a connected socket hears of it.
@@ -471,29 +319,9 @@ extension Core {
         Demultiplexer.wire, peer.localAddress, localPort, peer.remoteAddress, remotePort, endpoints)
       if slot != none { report(error: 111 /* ECONNREFUSED */, to: slot) }
     case .pause:
-      // Those of dead sessions make room first.
-      forgetPaused(port, session, generation, remotePort)
-      if pausedCount == Core.pausedMax { return }
-      paused[pausedCount] = Paused(port: port, session: session, generation: generation, remotePort: remotePort)
-      pausedCount &+= 1
+      note(isPaused: true, port, session, remotePort)
     case .resume:
-      forgetPaused(port, session, generation, remotePort)
-    }
-  }
-
-  @_noLocks
-  private mutating func forgetPaused(_ port: UInt32, _ session: UInt32, _ generation: UInt32, _ remotePort: UInt16) {
-    var place = 0
-    while place < pausedCount {
-      let it = paused[place]
-      let isIt =
-        it.port == port && it.session == session && it.generation == generation && it.remotePort == remotePort
-      if isIt || transports[it.port].generation(it.session) != it.generation {
-        pausedCount &-= 1
-        paused[place] = paused[pausedCount]
-      } else {
-        place &+= 1
-      }
+      note(isPaused: false, port, session, remotePort)
     }
   }
 
@@ -502,7 +330,7 @@ extension Core {
   /// When the next timer of a session is due, ns; `UInt64.max`: there is none.
   var sessionTimeout: UInt64 {
     @_noLocks get {
-      var due = toldCount != 0 || parkingCount != 0 ? now &+ 100_000 : UInt64.max
+      var due = fullCount != 0 || parkedCount != 0 ? now &+ Core.lookInterval : UInt64.max
       var port = 0
       while port < portCount {
         due = min(due, transports[port].nextTimeout)

@@ -57,16 +57,28 @@ struct Core: ~Copyable {
   let transports = Table<Transport>(count: EngineLimits.ports)
   private let transportOptions: TransportOptions
   let pauseLimit: UInt64
-  /// Our sockets that have no room, and who was told so.
-  let told = Table<Told>(count: Core.toldMax)
-  var toldCount = 0
-  /// Rings of our own for messages whose receivers have no room.
-  let parkings: Table<Parking>
-  let parkingMemory: Table<UInt8>
-  var parkingCount = 0
-  /// Remote sockets that have no room.
-  let paused = Table<Paused>(count: Core.pausedMax)
+  /// Our sockets that have no room; for each port, which sessions were told so.
+  let full = Table<Full>(count: EngineLimits.endpoints)
+  var fullCount = 0
+  var fullNext = 0
+  let told = Table<PortSets>(count: EngineLimits.ports)
+  /// Messages whose receivers have no room, and those receivers.
+  let lots: Table<Lot>
+  let lotMemory: Table<UInt8>
+  var freeLot: UInt32 = 0
+  var freeLotCount: Int
+  let parked: Table<UInt32>
+  var parkedCount = 0
+  var parkedNext = 0
+  /// When more than a few of those are looked at again.
+  var lookAt: UInt64 = 0
+  /// For each port, which remote sockets have no room; how many there are.
+  let paused = Table<PortSets>(count: EngineLimits.ports)
   var pausedCount = 0
+  /// Active endpoints that wait for one of those.
+  let held = Table<UInt32>(count: EngineLimits.endpoints)
+  var heldCount = 0
+  var heldNext = 0
   /// The next IPv4 identification.
   var identification: UInt16
   /// Port unreachables that may be sent at once, and when that was worked out.
@@ -103,8 +115,11 @@ struct Core: ~Copyable {
     faultDescriptor = control.faultDescriptor
     transportOptions = options.transport
     pauseLimit = UInt64(max(0, options.pauseMilliseconds)) * 1_000_000
-    parkings = Table(count: options.parkings)
-    parkingMemory = Table(count: options.parkings * Core.parkingStride)
+    freeLotCount = options.parkings * Core.lotsOfParking
+    lots = Table(count: freeLotCount)
+    lotMemory = Table(count: freeLotCount * Core.lotSize)
+    parked = Table(count: freeLotCount)
+    for lot in 0..<freeLotCount { lots[lot] = Lot(next: UInt32(lot + 1), read: 0, written: 0) }
     waker = control.waker
     clock = unsafe Clock(virtual: options.virtualTime)
     now = clock.now()
@@ -121,12 +136,17 @@ struct Core: ~Copyable {
     for port in 0..<portCount {
       ports[port].release()
       unsafe (transports.base + port).deinitialize(count: 1)
+      told[port].release()
+      paused[port].release()
     }
     transports.release()
+    full.release()
     told.release()
-    parkings.release()
-    parkingMemory.release()
+    lots.release()
+    lotMemory.release()
+    parked.release()
     paused.release()
+    held.release()
     ports.release()
     channels.release()
     endpoints.release()
@@ -189,6 +209,8 @@ struct Core: ~Copyable {
     // Ports of one daemon draw other numbers each.
     transport.seed.1 ^= UInt64(options.address) << 32 | UInt64(index) << 16 | UInt64(portCount) << 8 | UInt64(options.queue)
     unsafe (transports.base + portCount).initialize(to: Transport(transport))
+    told[portCount] = PortSets(sessions: transport.sessions)
+    paused[portCount] = PortSets(sessions: transport.sessions)
     portCount += 1
   }
 
@@ -250,6 +272,7 @@ struct Core: ~Copyable {
   /// - Returns: whether anything was sent.
   @_noLocks
   mutating func serveActive() -> Bool {
+    if heldCount != 0 { lookAtHeld() }
     // Each time another one is the first: where a session or a port has room for few, it is not always the same who
     // finds it full.
     serveFirst = serveFirst &+ 1 < activeCount ? serveFirst &+ 1 : 0
@@ -280,6 +303,11 @@ struct Core: ~Copyable {
   /// Takes an idle endpoint off the active list, unless it has just become busy.
   @_noLocks
   private mutating func deactivate(_ slot: UInt32, at place: Int) -> Bool {
+    if endpoints[slot].emptyVisits == .max {
+      endpoints[slot].isToHold = false
+      hold(slot, at: place)
+      return true
+    }
     clearReady(slot)
     endpoints[slot].emptyVisits = 0
     if !endpoints[slot].reader.isEmpty { return false }
@@ -316,6 +344,7 @@ struct Core: ~Copyable {
   @_noLocks
   mutating func hasWork() -> Bool {
     if mailbox.load(Mailbox.commandTail) != commandsDone || mailbox.load(Mailbox.stop) != 0 || hasNews() { return true }
+    if heldCount != 0 { return true }
     scanReady(all: true)
     var port = 0
     while port < portCount {

@@ -58,8 +58,21 @@ struct Endpoint {
   /// The session that took its last message, of whatever port: the first to be tried.
   var session = none
 
-  /// Where its messages wait for room in the RX ring; `none`: nowhere.
+  /// Where its messages wait for room in the RX ring, the first and the last lot; `none`: nowhere.
   var parking = none
+  var lastParked = none
+  var parkedLots: UInt32 = 0
+  var parkedMessages: UInt32 = 0
+  /// Its senders were told that it has no room; when that was last.
+  var isFull = false
+  var toldAt: UInt64 = 0
+
+  /// The head of its TX ring waits for this socket of the peer of `session`, at this port; is it to be, or is it, off the
+  /// active list for that.
+  var heldPort: UInt32 = 0
+  var heldRemotePort: UInt16 = 0
+  var isToHold = false
+  var isHeld = false
 
   /// The last answer of `route`, and what it was an answer to.
   var routeAddress: UInt32 = 0
@@ -101,4 +114,6 @@ struct Channel {
   /// Per block: is it open here; is it on the active list. One bit each.
   var open: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
   var active: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
+  /// Lots in which messages for its endpoints wait.
+  var parkedLots: UInt32 = 0
 }

@@ -62,9 +62,11 @@ public struct EngineOptions: @unchecked Sendable {
     engine: 0, engines: 1, epoch: .random(in: 1 ... .max), seed: (.random(in: 0 ... .max), .random(in: 0 ... .max)))
   /// How long a message waits in its sender's ring for a remote socket that has no room.
   public var pauseMilliseconds: Int = 250
-  /// Sockets without room whose messages may wait in the engine, at most `parkingBytes` each.
+  /// What messages of sockets without room may take in the engine, in units of `parkingBytes`; of one socket, one of them.
   public var parkings: Int = 16
-  public static var parkingBytes: Int { Core.parkingStride }
+  public static var parkingBytes: Int { Core.lotsOfParking * (Core.lotSize + MemoryLayout<Core.Lot>.stride) }
+  /// Bytes that an engine keeps about a session of a transport, beside what the transport does.
+  public static var sessionBytes: Int { 2 * PortSets.stride }
   /// Bytes of the largest session packet on an interface.
   public static func sessionDatagram(mtu: Int) -> Int { min(mtu - Core.datagramOverhead, Core.sessionDatagramMax) }
   /// One per port that the engine is given, in that order.

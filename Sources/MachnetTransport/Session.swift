@@ -115,9 +115,9 @@ struct Session: BitwiseCopyable {
   var stagingTotal: UInt32
   /// Where its sender has given it up; 0: it has not.
   var abandonedAt: UInt32
-  /// Words about sockets are numbered: the next of ours, and the latest of the peer's.
+  /// Words about sockets are numbered: the next of ours, and the latest of the peer's that let us go on.
   var nextWord: UInt32
-  var latestWord: UInt32
+  var latestResume: UInt32
 
   // Recovery.
   var smoothedRTT: UInt64

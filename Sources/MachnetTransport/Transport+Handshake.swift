@@ -144,7 +144,7 @@ extension Transport {
       confirmPorts: PortPair(source: 0, destination: 0), cookie: 0, cookieTime: 0, base: first, nextNumber: first,
       staged: first, launchedAt: 0, inFlight: 0, lost: 0, lostHint: first,
       peerWindow: UInt32(Transport.windowMax), nextMessage: 0 &- 64, pendingMessages: 0,
-      isStaging: false, stagingMessage: 0, stagingTotal: 0, abandonedAt: 0, nextWord: 1, latestWord: 0, smoothedRTT: 0, varianceRTT: 0,
+      isStaging: false, stagingMessage: 0, stagingTotal: 0, abandonedAt: 0, nextWord: 1, latestResume: 0, smoothedRTT: 0, varianceRTT: 0,
       minimumRTT: .max, nextMinimumRTT: .max, minimumUntil: 0, latestRTT: 0, latestWait: 0, rackSentAt: 0,
       reorderEighths: Transport.reorderEighthsLeast,
       reorderUntil: 0, backoff: 0, progressAt: now, timerFrom: now, timedOutAt: 0, probeSent: false, wantsProbe: false,

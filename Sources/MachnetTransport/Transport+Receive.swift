@@ -350,11 +350,11 @@ extension Transport {
       chunks = end == content.count ? nil : content.slice(end)
       let slot = chunkSession
       if chunk.kind != MachnetChunk.piece {
-        // A pause that was overtaken may have been taken back already; believed, it would last for ever. One too few only
-        // costs the receiver room.
-        let isLate = distance(sessions[slot].latestWord, chunk.message) <= 0
-        if !isLate { sessions[slot].latestWord = chunk.message }
+        // A pause that a resume has overtaken may have been taken back already; believed, it would last for ever. One too few
+        // only costs the receiver room.
+        let isLate = distance(sessions[slot].latestResume, chunk.message) <= 0
         if isLate && chunk.kind == MachnetChunk.pause { continue }
+        if !isLate && chunk.kind == MachnetChunk.resume { sessions[slot].latestResume = chunk.message }
         let word: Word =
           chunk.kind == MachnetChunk.pause ? .pause : chunk.kind == MachnetChunk.resume ? .resume : .unreachable
         return .word(word, session: slot, localPort: chunk.destinationPort, remotePort: chunk.sourcePort)

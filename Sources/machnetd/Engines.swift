@@ -91,7 +91,7 @@ final class Engines {
     var sum = config.engine.count * config.transport.parkings * EngineOptions.parkingBytes
     for interface in config.interfaces {
       options.datagramMax = EngineOptions.sessionDatagram(mtu: interface.mtu ?? 1500)
-      sum += interface.queues * options.memory
+      sum += interface.queues * (options.memory + options.sessions * EngineOptions.sessionBytes)
     }
     return sum
   }

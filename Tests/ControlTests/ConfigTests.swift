@@ -197,7 +197,7 @@ func mistakes(_ yaml: String) -> [String] {
     ("transport: { packets: 63 }", ["m.yaml:1:23: error: expected a number of packets from 64 to 65536, found '63'"]),
     ("transport: { assemblies: many }", ["m.yaml:1:26: error: expected a number of messages from 8 to 4096, found 'many'"]),
     ("transport: { large-assemblies: 65 }", ["m.yaml:1:32: error: expected a number of messages from 0 to 64, found '65'"]),
-    ("transport: { parkings: 0 }", ["m.yaml:1:24: error: expected a number of sockets from 1 to 256, found '0'"]),
+    ("transport: { parkings: 0 }", ["m.yaml:1:24: error: expected a number of MiB from 1 to 256, found '0'"]),
     ("transport:\n  parking: 3", ["m.yaml:2:3: error: expected ports, target-delay-us, sessions, packets, assemblies, large-assemblies, parkings or pause-ms in the section 'transport', found 'parking'"]),
     ("transport: { sessions: 1000 }", ["m.yaml:1:24: error: expected a power of two from 2 to 16384, found '1000'"]),
     ("flows: [{ match: {}, path: machnet, on-engine-loss: panic }]", ["m.yaml:1:53: error: expected kernel or error, found 'panic'"]),

@@ -173,10 +173,10 @@ package final class SimulatedHost {
     }
   }
 
-  /// Another process, until the daemon restarts.
-  package func attach() -> TestChannel {
+  /// Another process, until the daemon restarts, or another channel of it.
+  package func attach(endpoints: UInt32 = SimulatedHost.endpoints) -> TestChannel {
     let made = TestChannel(
-      identifier: UInt32(nextBlock.count + 1), endpoints: SimulatedHost.endpoints, engineCount: UInt32(engineCount))
+      identifier: UInt32(nextBlock.count + 1), endpoints: endpoints, engineCount: UInt32(engineCount))
     add(made)
     return made
   }
@@ -208,7 +208,7 @@ package final class SimulatedHost {
   ) -> Application {
     let channel = owner ?? channel
     let block = nextBlock[channel.identifier]!
-    precondition(block < SimulatedHost.endpoints)
+    precondition(block < channel.endpoints)
     let application = Application(channel, block, directory.directory, home: UInt32(home ?? Int(block) % engineCount))
     nextBlock[channel.identifier] = block + 1
     for control in controls {

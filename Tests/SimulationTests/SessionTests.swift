@@ -1,5 +1,6 @@
 import CMachnetABI
 import EngineBench
+import MachnetChannel
 import MachnetEngine
 import MachnetSimulation
 import MachnetTransport
@@ -196,6 +197,102 @@ import Testing
       while fast.receive() != nil {}
     }
     #expect(slowCount > 300, "\(slowCount) \(a.drops) \(b.drops) \(count(b, .acksSent))")
+    #expect(world.end())
+  }
+
+  /// One program has 400 sockets that it does not read; three hosts send to them, and to one that another program reads.
+  @Test func `a program with hundreds of sockets that never read pauses its senders only`() {
+    let world = SimulatedWorld(seed: runSeed)
+    // What a sender's ring holds waits there as long as this test takes.
+    func configure(_ options: inout EngineOptions) { options.pauseMilliseconds = 10_000 }
+    let b = world.addHost(engines: 1, configure: configure)
+    let others = (0..<3).map { _ in world.addHost(engines: 1, configure: configure) }
+    let fast = b.open(port: 2000)
+    let toFast = others.map { $0.open(port: 1000) }
+    var slow: [Application] = []
+    var toSlow: [Application] = []
+    for _ in 0..<2 {
+      let program = b.attach(endpoints: 200)
+      let senders = others.map { $0.attach(endpoints: 200) }
+      for number in 0..<200 {
+        let port = UInt16(3000 + slow.count)
+        slow.append(b.open(port: port, in: program))
+        toSlow.append(others[number % 3].open(port: port, in: senders[number % 3]))
+      }
+    }
+    var fastCount = 0
+    var sent = [UInt32](repeating: 0, count: slow.count)
+    var got = sent
+    var wrong = 0
+    var payload = [UInt8](repeating: 1, count: 1400)
+    func run(for span: UInt64, isFastSent: Bool = true, isSlowSent: Bool = false, isSlowRead: Bool = false) -> Int {
+      fastCount = 0
+      world.run(for: span, every: 20_000) {
+        for sender in toFast where isFastSent { while sender.send([UInt8](repeating: 2, count: 1000), to: b.address, 2000, machnet: true) {} }
+        while fast.receive() != nil { fastCount += 1 }
+        for (number, sender) in toSlow.enumerated() where isSlowSent && sender.writer.pending < 4_000 {
+          payload[0] = UInt8(truncatingIfNeeded: sent[number])
+          payload[1] = UInt8(truncatingIfNeeded: sent[number] >> 8)
+          if sender.send(payload, to: b.address, UInt16(3000 + number), machnet: true) { sent[number] += 1 }
+        }
+        for (number, socket) in slow.enumerated() where isSlowRead {
+          while let datagram = socket.receive() {
+            // Nothing is lost on the way, so they come in order.
+            let next = [UInt8(truncatingIfNeeded: got[number]), UInt8(truncatingIfNeeded: got[number] >> 8)]
+            if Array(datagram.payload.prefix(2)) != next || datagram.payload.count != 1400 { wrong += 1 }
+            got[number] += 1
+          }
+        }
+      }
+      return fastCount
+    }
+    let alone = run(for: 20_000_000)
+    // Until their rings take no more.
+    _ = run(for: 100_000_000, isFastSent: false, isSlowSent: true)
+    let beside = run(for: 20_000_000, isSlowSent: true)
+    #expect(alone > 1000 && beside * 100 >= alone * 95, "seed \(runSeed): alone \(alone), then \(beside)")
+    #expect(b.drops.isEmpty && others.allSatisfy { $0.drops.isEmpty }, "seed \(runSeed): \(b.drops) \(others.map(\.drops))")
+    // They read again.
+    _ = run(for: 20_000_000, isSlowRead: true)
+    #expect(wrong == 0 && got == sent, "seed \(runSeed): \(got.reduce(0, +)) of \(sent.reduce(0, +))")
+    #expect(world.end())
+  }
+
+  /// SO_RCVBUF keeps what comes out of the ring, so that it waits in the engine.
+  @Test func `a program whose messages all wait in the engine leaves others room to wait, and loses none within its share`() {
+    let world = SimulatedWorld(seed: runSeed)
+    let (a, b) = (world.addHost(engines: 1), world.addHost(engines: 1))
+    var hoard: [Application] = []
+    var hoardSenders: [Application] = []
+    /// Another program, to whose sockets somebody sends more than they take.
+    func addProgram(_ count: Int) {
+      let (program, senders) = (b.attach(endpoints: UInt32(count)), a.attach(endpoints: UInt32(count)))
+      for _ in 0..<count {
+        let port = UInt16(3000 + hoard.count)
+        hoard.append(b.open(port: port, in: program))
+        hoard.last!.want(limit: 4096)
+        hoardSenders.append(a.open(port: port, in: senders))
+        for _ in 0..<8 { #expect(hoardSenders.last!.send([UInt8](repeating: 1, count: 1400), to: b.address, port, machnet: true)) }
+        world.run(for: 100_000)
+      }
+      world.run(for: 10_000_000)
+    }
+    // Less than half of what there is.
+    addProgram(100)
+    #expect(b.drops.isEmpty, "\(b.drops)")
+    // All of it, by programs enough.
+    for _ in 0..<20 { addProgram(20) }
+    #expect(b.count(.receiveRingFull) > 0, "there was room for all")
+    // A newcomer.
+    let sender = a.open(port: 1000)
+    let bob = b.open(port: 2000)
+    bob.want(limit: 4096)
+    for number in 0..<200 as Range<UInt8> {
+      #expect(sender.send([number] + [UInt8](repeating: 0, count: 1000), to: b.address, 2000, machnet: true))
+    }
+    var got: [UInt8] = []
+    world.run(for: 200_000_000, every: 200_000) { while let datagram = bob.receive() { got.append(datagram.payload[0]) } }
+    #expect(got == Array(0..<200) && bob.rxDrops == 0 && a.drops.isEmpty, "\(got) \(a.drops) \(b.drops)")
     #expect(world.end())
   }
 
