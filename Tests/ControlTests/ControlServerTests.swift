@@ -389,12 +389,7 @@ import Testing
       #expect(try joined.open(socket).header.status == 0)
       opener.deliver(0, count: 3)
       let references = opener.block(0).references
-      let other: TestApplication
-      do {
-        try #require(seteuid(65534) == 0)
-        defer { seteuid(0) }
-        other = try TestApplication(daemon)
-      }
+      let other = try asUser(65534) { try TestApplication(daemon) }
       let reply = try other.open(socket)
       #expect(reply.header.status == EEXIST && reply.descriptors.isEmpty && opener.block(0).references == references)
       #expect(try daemon.eventually { $0.sockets.isEmpty && opener.block(0).state == UInt32(MN_ENDPOINT_WITHDRAWN) })

@@ -121,6 +121,23 @@ final class Box<Value: Sendable>: Sendable {
   }
 }
 
+/// Does something with another effective user on this thread. glibc's calls change all threads, and other tests run on those; the
+/// kernel's own changes one.
+func asUser<T>(_ uid: uid_t, _ body: () throws -> T) throws -> T {
+  #if arch(x86_64)
+    let setresuid = 117
+  #else
+    let setresuid = 147
+  #endif
+  typealias SystemCall = @convention(c) (Int, Int, Int, Int) -> Int
+  let call = unsafe unsafeBitCast(dlsym(nil, "syscall"), to: SystemCall.self)
+  func become(_ uid: uid_t) -> Bool { call(setresuid, -1, Int(uid), -1) == 0 }
+  let own = geteuid()
+  try #require(become(uid))
+  defer { precondition(become(own)) }
+  return try body()
+}
+
 /// A directory of this test process.
 let scratch: String = {
   let path = NSTemporaryDirectory() + "machnet-control-tests-\(getpid())"
