@@ -12,7 +12,9 @@ extension Core {
     // Acquire: pairs with the control thread's release of the tail after it has written the command.
     let tail = mailbox.load(Mailbox.commandTail)
     if tail == commandsDone { return false }
-    while commandsDone != tail {
+    var left = Core.commandsMax
+    while commandsDone != tail && left > 0 {
+      left -= 1
       let command = unsafe mailbox.commandSlot(commandsDone).pointee
       if !apply(command) { break }
       commandHeldSince = 0
@@ -98,17 +100,24 @@ extension Core {
 
   /// Whether a closed endpoint still has datagrams to send and some time left for it: what was sent before a close
   /// is sent.
-  private mutating func isLingering(_ slot: UInt32) -> Bool {
+  private mutating func isLingering(_ slot: UInt32, visits limit: Int = Core.lingerVisits) -> Bool {
     guard endpoints[slot].isHome else { return false }
     if commandHeldSince == 0 { clearReady(slot) }
     guard !endpoints[slot].reader.isEmpty else { return false }
     if commandHeldSince == 0 { commandHeldSince = max(1, now) }
-    if now &- commandHeldSince > Core.lingerMax {
-      mailbox.drop(.closedUnsent, endpoint: slot)
-      return false
-    }
     if !endpoints[slot].isActive { activate(slot) }
-    return true
+    if now < lingerAgain {
+      // What can go at once goes; other orders have waited for one of these just now.
+      var visits = 0
+      while visits < limit && endpoints[slot].isOpen && serve(slot) { visits += 1 }
+      guard endpoints[slot].isOpen, !endpoints[slot].reader.isEmpty else { return false }
+    } else if now &- commandHeldSince <= Core.lingerMax {
+      return true
+    } else {
+      lingerAgain = now &+ Core.lingerPause
+    }
+    mailbox.drop(.closedUnsent, endpoint: slot)
+    return false
   }
 
   private mutating func isLingering(channel slot: UInt32) -> Bool {
@@ -118,7 +127,7 @@ extension Core {
       let endpoint = blocks[Int(slot) * Int(MN_CHANNEL_ENDPOINTS_MAX) + block]
       // The map is only valid where the endpoint agrees.
       guard endpoints[endpoint].isOpen && endpoints[endpoint].channel == slot && endpoints[endpoint].index == block else { continue }
-      if isLingering(endpoint) { lingers = true }
+      if isLingering(endpoint, visits: 1) { lingers = true }
     }
     return lingers
   }
@@ -126,14 +135,10 @@ extension Core {
   mutating func close(_ slot: UInt32) {
     flushTouched()
     if endpoints[slot].isHeld {
-      var place = 0
-      while held[place] != slot { place += 1 }
-      release(held: place)
+      release(held: endpoints[slot].place)
       takeOffBits(slot)
     } else if endpoints[slot].isActive {
-      var place = 0
-      while place < activeCount && active[place] != slot { place += 1 }
-      takeOff(slot, at: place)
+      takeOff(slot, at: endpoints[slot].place)
     }
     demultiplexer.remove(slot, endpoints)
     if endpoints[slot].parking != none { unpark(slot) }

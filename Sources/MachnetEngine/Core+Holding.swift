@@ -293,8 +293,8 @@ extension Core {
   mutating func hold(_ slot: UInt32, at place: Int) {
     endpoints[slot].emptyVisits = 0
     endpoints[slot].isHeld = true
-    activeCount &-= 1
-    active[place] = active[activeCount]
+    removeActive(place)
+    endpoints[slot].place = heldCount
     held[heldCount] = slot
     heldCount &+= 1
   }
@@ -312,8 +312,7 @@ extension Core {
         heldNext &+= 1
       } else {
         release(held: heldNext)
-        active[activeCount] = slot
-        activeCount &+= 1
+        appendActive(slot)
       }
       looks &-= 1
     }
@@ -324,6 +323,8 @@ extension Core {
   mutating func release(held place: Int) {
     endpoints[held[place]].isHeld = false
     heldCount &-= 1
-    held[place] = held[heldCount]
+    let moved = held[heldCount]
+    held[place] = moved
+    endpoints[moved].place = place
   }
 }

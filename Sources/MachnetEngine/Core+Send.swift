@@ -124,6 +124,13 @@ extension Core {
   private mutating func sendSegments(
     _ record: Record, _ segment: Int, _ envelope: Envelope, _ route: Route, from slot: UInt32
   ) -> Sent {
+    // As the kernel (UDP_MAX_SEGMENTS); the shim asks for no more.
+    if record.length > segment &* Core.segmentsMax {
+      abandonSending(slot)
+      endpoints[slot].progress = 0
+      mailbox.drop(.messageTooLong, endpoint: slot)
+      return .done
+    }
     var offset = Int(endpoints[slot].progress)
     if offset == 0 && route.kind == .local && takesTogether(route.target) {
       var whole = envelope

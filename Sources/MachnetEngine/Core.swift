@@ -88,11 +88,14 @@ struct Core: ~Copyable {
   /// Orders done so far, and since when the next one has been waiting to be possible.
   var commandsDone: UInt64 = 0
   var commandHeldSince: UInt64 = 0
+  var lingerAgain: UInt64 = 0
 
   /// Records that one visit of an endpoint takes at most.
   static var visitMax: Int { 32 }
   /// Receivers that one burst can touch: each datagram of a visit may have another one, segments share one.
   static var touchedMax: Int { 64 }
+  /// Datagrams that one record can hold (UDP_MAX_SEGMENTS, linux/udp.h).
+  static var segmentsMax: Int { @_noLocks get { 128 } }
   /// Idle channels whose ready words one iteration looks at.
   static var scanMax: Int { 8 }
   /// Port unreachables per second, and how many at once (as net.ipv4.icmp_msgs_per_sec and icmp_msgs_burst).
@@ -104,6 +107,12 @@ struct Core: ~Copyable {
   static var catchUpMax: Int { 8 }
   /// Ends the linger of a closed endpoint's unsent datagrams, ns.
   static var lingerMax: UInt64 { 2_000_000 }
+  /// After a linger that was in vain nobody lingers for this long, ns: all orders wait behind one that does.
+  static var lingerPause: UInt64 { 20_000_000 }
+  /// Visits that a closed endpoint gets at once then.
+  static var lingerVisits: Int { 4 }
+  /// Orders that are carried out in one iteration: they are not all for nothing, and traffic waits meanwhile.
+  static var commandsMax: Int { 64 }
 
   init(control: EngineControl) {
     let options = control.options
@@ -263,6 +272,12 @@ struct Core: ~Copyable {
     setBit(&channels[channel].active, endpoints[slot].index)
     endpoints[slot].isActive = true
     endpoints[slot].emptyVisits = 0
+    appendActive(slot)
+  }
+
+  @_noLocks
+  mutating func appendActive(_ slot: UInt32) {
+    endpoints[slot].place = activeCount
     active[activeCount] = slot
     activeCount &+= 1
   }
@@ -334,10 +349,17 @@ struct Core: ~Copyable {
   }
 
   @_noLocks
+  mutating func removeActive(_ place: Int) {
+    activeCount &-= 1
+    let moved = active[activeCount]
+    active[place] = moved
+    endpoints[moved].place = place
+  }
+
+  @_noLocks
   mutating func takeOff(_ slot: UInt32, at place: Int) {
     takeOffBits(slot)
-    activeCount &-= 1
-    active[place] = active[activeCount]
+    removeActive(place)
   }
 
   /// Whether an active endpoint has something to send, or a ready bit is set anywhere: the last look before sleep.

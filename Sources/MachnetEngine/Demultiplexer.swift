@@ -10,6 +10,11 @@ struct Demultiplexer {
   /// Slot + 1 of a chain's first endpoint; 0: empty.
   private let connected = Table<UInt32>(count: buckets)
   private let bound = Table<UInt32>(count: buckets)
+  /// Odd multipliers that nobody knows, so that nobody can choose addresses and ports that meet another's in one chain (multiply-shift:
+  /// Dietzfelbinger and others, "A Reliable Randomized Algorithm for the Closest-Pair Problem", J. Algorithms 1997).
+  private let multipliers = (UInt64.random(in: 0 ... .max) | 1, UInt64.random(in: 0 ... .max) | 1)
+  /// Members of a SO_REUSEPORT group that get datagrams: the latest. Looking at them costs time that is others', too.
+  private static var sharingMax: UInt64 { @_noLocks get { 256 } }
   /// Connected endpoints whose local address is the wildcard: they cost every look-up a further look.
   private var connectedWildcards = 0
 
@@ -19,29 +24,30 @@ struct Demultiplexer {
   }
 
   @inline(__always) @_noLocks
-  private static func bucket(_ world: UInt16, _ address: UInt32, _ port: UInt16) -> UInt32 {
-    let key = UInt64(world) << 48 | UInt64(port) << 32 | UInt64(address)
-    return UInt32(truncatingIfNeeded: (key &* 0x9E37_79B9_7F4A_7C15) >> 48)
-  }
-
-  @inline(__always) @_noLocks
-  private static func bucket(
-    _ world: UInt16, _ address: UInt32, _ port: UInt16, _ peerAddress: UInt32, _ peerPort: UInt16
+  private func bucket(
+    _ world: UInt16, _ address: UInt32, _ port: UInt16, _ peerAddress: UInt32 = 0, _ peerPort: UInt16 = 0
   ) -> UInt32 {
     let local = UInt64(world) << 48 | UInt64(port) << 32 | UInt64(address)
     let peer = UInt64(peerPort) << 32 | UInt64(peerAddress)
-    return UInt32(truncatingIfNeeded: (((local &* 0x9E37_79B9_7F4A_7C15) ^ peer) &* 0xBF58_476D_1CE4_E5B9) >> 48)
+    return UInt32(truncatingIfNeeded: (local &* multipliers.0 &+ peer &* multipliers.1) >> 48)
+  }
+
+  @_noLocks
+  private func bucket(of it: Endpoint) -> UInt32 {
+    it.peerPort == 0
+      ? bucket(it.world, it.localAddress, it.localPort)
+      : bucket(it.world, it.localAddress, it.localPort, it.peerAddress, it.peerPort)
   }
 
   mutating func insert(_ slot: UInt32, _ endpoints: Table<Endpoint>) {
     let it = endpoints[slot]
     let table = it.peerPort == 0 ? bound : connected
     if it.peerPort != 0 && it.localAddress == 0 { connectedWildcards += 1 }
-    let bucket =
-      it.peerPort == 0
-      ? Demultiplexer.bucket(it.world, it.localAddress, it.localPort)
-      : Demultiplexer.bucket(it.world, it.localAddress, it.localPort, it.peerAddress, it.peerPort)
-    endpoints[slot].next = table[bucket] &- 1
+    let bucket = bucket(of: it)
+    let next = table[bucket] &- 1
+    endpoints[slot].next = next
+    endpoints[slot].previous = none
+    if next != none { endpoints[next].previous = slot }
     table[bucket] = slot + 1
   }
 
@@ -49,21 +55,11 @@ struct Demultiplexer {
     let it = endpoints[slot]
     let table = it.peerPort == 0 ? bound : connected
     if it.peerPort != 0 && it.localAddress == 0 { connectedWildcards -= 1 }
-    let bucket =
-      it.peerPort == 0
-      ? Demultiplexer.bucket(it.world, it.localAddress, it.localPort)
-      : Demultiplexer.bucket(it.world, it.localAddress, it.localPort, it.peerAddress, it.peerPort)
-    if table[bucket] == slot + 1 {
-      table[bucket] = it.next &+ 1
-      return
-    }
-    var at = table[bucket] &- 1
-    while at != none {
-      if endpoints[at].next == slot {
-        endpoints[at].next = it.next
-        return
-      }
-      at = endpoints[at].next
+    if it.next != none { endpoints[it.next].previous = it.previous }
+    if it.previous != none {
+      endpoints[it.previous].next = it.next
+    } else {
+      table[bucket(of: it)] = it.next &+ 1
     }
   }
 
@@ -95,7 +91,7 @@ struct Demultiplexer {
     _ world: UInt16, _ address: UInt32, _ port: UInt16, _ peerAddress: UInt32, _ peerPort: UInt16,
     _ endpoints: Table<Endpoint>
   ) -> UInt32 {
-    var at = connected[Demultiplexer.bucket(world, address, port, peerAddress, peerPort)] &- 1
+    var at = connected[bucket(world, address, port, peerAddress, peerPort)] &- 1
     while at != none {
       if endpoints[at].localPort == port && endpoints[at].peerAddress == peerAddress
         && endpoints[at].peerPort == peerPort && endpoints[at].localAddress == address
@@ -112,13 +108,14 @@ struct Demultiplexer {
   private func member(
     _ world: UInt16, _ address: UInt32, _ port: UInt16, _ flow: UInt64, _ endpoints: Table<Endpoint>
   ) -> UInt32 {
-    let first = bound[Demultiplexer.bucket(world, address, port)] &- 1
+    let first = bound[bucket(world, address, port)] &- 1
     var sharing: UInt64 = 0
     var at = first
     while at != none {
       if isBound(endpoints[at], world, address, port) {
         if !endpoints[at].isReusePort { return at }
         sharing += 1
+        if sharing == Demultiplexer.sharingMax { break }
       }
       at = endpoints[at].next
     }

@@ -36,8 +36,11 @@ struct Endpoint {
   var peerPort: UInt16
   var localAddress: UInt32
   var peerAddress: UInt32
-  /// The next endpoint of its chain in the demultiplexer.
+  /// Its neighbours in a chain of the demultiplexer.
   var next = none
+  var previous = none
+  /// Where it is in the list of active endpoints, or of those that are held.
+  var place = 0
 
   /// Visits in a row that found nothing.
   var emptyVisits: UInt32 = 0

@@ -174,6 +174,25 @@ let loopback = ip(127, 0, 0, 1)
     #expect(house.control.counters()[.destinationRefused] == 3)
   }
 
+  /// A record of 65,507 bytes in segments of 1 would be work for a tenth of a second, at each visit.
+  @Test func `a record with more segments than the kernel takes is dropped`() {
+    let house = House()
+    let alice = house.open(0, loopback, 1000)
+    let bob = house.open(1, loopback, 2000)
+    _ = house.step()
+    #expect(alice.send([UInt8](repeating: 1, count: 129), to: loopback, 2000, segment: 1))
+    #expect(alice.send([UInt8](repeating: 2, count: 65_507), to: ip(10, 99, 0, 1), 2000, segment: 1))
+    #expect(alice.send([UInt8](repeating: 3, count: 128), to: loopback, 2000, segment: 1))
+    _ = house.step()
+    var got = 0
+    while let datagram = bob.receive() {
+      #expect(datagram.payload == [3])
+      got += 1
+    }
+    #expect(got == 128 && house.control.counters().drops.map(\.reason) == [.messageTooLong])
+    #expect(house.control.counters()[.messageTooLong] == 2)
+  }
+
   @Test func `segments become datagrams`() {
     let house = House()
     let alice = house.open(0, loopback, 1000)
@@ -252,8 +271,9 @@ let loopback = ip(127, 0, 0, 1)
     let house = House(stallMicroseconds: 60_000_000)
     let alice = house.open(0, loopback, 1000)
     let bob = house.open(1, loopback, 2000)
-    let payload = (0..<60_000).map { UInt8(truncatingIfNeeded: $0 >> 5) }
-    #expect(alice.send(payload, to: loopback, 2000, segment: 20))
+    // More datagrams than the ring has room for, in the middle of a record.
+    let payload = (0..<25 * 2560).map { UInt8(truncatingIfNeeded: $0 >> 5) }
+    for record in 0..<25 { #expect(alice.send(Array(payload[record * 2560..<(record + 1) * 2560]), to: loopback, 2000, segment: 20)) }
     var together: [UInt8] = []
     for _ in 0..<100 where together.count < payload.count {
       _ = house.step()

@@ -296,6 +296,28 @@ import Testing
     #expect(world.end())
   }
 
+  @Test func `orders do not wait for each of many sockets that are closed with datagrams nobody takes`() {
+    let (world, a, b) = world()
+    let program = a.attach()
+    let sockets = (0..<60).map { a.open(port: UInt16(1000 + $0), in: program) }
+    let carol = b.open(port: 2000)
+    #expect(sockets[0].send([1], to: b.address, 2000))
+    world.run(for: 10_000_000)
+    #expect(carol.receive() != nil)
+    // A session that does not come to be.
+    world.network.setPartition(true, from: b.number, to: a.number)
+    for socket in sockets { #expect(socket.send([1], to: b.address, 2000, machnet: true)) }
+    let reader = a.open(port: 3001)
+    world.run(for: 1_000_000)
+    for socket in sockets { _ = try! a.controls[0].closeEndpoint(socket.reference) }
+    let last = a.open(port: 3002)
+    #expect(last.send([3], to: a.address, 3001))
+    world.run(for: 5_000_000)
+    #expect(reader.receive()?.payload == [3], "the order to open waits")
+    #expect(a.count(.closedUnsent) == 60)
+    #expect(world.end())
+  }
+
   /// What a program can write while the engine waits for room: (offset in the record's header, bytes).
   @Test(arguments: [
     ("a shorter length", 0, [100, 0]), ("no length", 0, [0, 0]), ("a longer length", 0, [0x40, 0xF0]),
