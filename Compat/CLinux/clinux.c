@@ -71,14 +71,14 @@ uint64_t mn_linux_eventfd_take(int fd) {
 
 int mn_linux_epoll_create(void) { return value_or_errno(epoll_create1(EPOLL_CLOEXEC)); }
 
-int mn_linux_epoll_add(int epoll, int fd, int edge) {
-  struct epoll_event event = {.events = EPOLLIN | (edge ? EPOLLET : 0), .data.fd = fd};
+int mn_linux_epoll_add(int epoll, int fd, uint64_t told) {
+  struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = told};
   return value_or_errno(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event));
 }
 
 int mn_linux_epoll_remove(int epoll, int fd) { return value_or_errno(epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL)); }
 
-int mn_linux_epoll_wait(int epoll, int64_t nanoseconds) {
+int mn_linux_epoll_wait(int epoll, int64_t nanoseconds, uint64_t *told) {
   struct epoll_event events[MN_EPOLL_EVENTS_MAX];
   struct timespec limit = {.tv_sec = nanoseconds / 1000000000, .tv_nsec = nanoseconds % 1000000000};
   int count = (int)syscall(SYS_epoll_pwait2, epoll, events, MN_EPOLL_EVENTS_MAX, nanoseconds < 0 ? NULL : &limit, NULL, 0);
@@ -87,6 +87,8 @@ int mn_linux_epoll_wait(int epoll, int64_t nanoseconds) {
     count = epoll_wait(epoll, events, MN_EPOLL_EVENTS_MAX,
                        nanoseconds < 0 ? -1 : (int)((nanoseconds + 999999) / 1000000));
   }
+  *told = 0;
+  for (int i = 0; i < count; i++) *told |= events[i].data.u64;
   return value_or_errno(count);
 }
 

@@ -72,9 +72,35 @@ def _archive(root, target):
         entry(0, "TRAILER!!!", 0)
 
 
-def run(lab, programs, files, script, megabytes=1024):
+def _modules(names):
+    """The files of kernel modules and of what they depend on, in the order in which they are to be loaded."""
+    known = {os.path.basename(path)[:-3].replace("-", "_"): path
+             for path in glob.glob(os.path.join(STORE, "lib/modules/*/kernel/**/*.ko"), recursive=True)}
+    found = []
+
+    def add(name):
+        path = known[name.replace("-", "_")]
+        if path in found:
+            return
+        with open(path, "rb") as module:
+            depends = re.search(rb"\0depends=([^\0]*)\0", module.read())
+        for other in filter(None, depends.group(1).decode().split(",") if depends else []):
+            add(other)
+        found.append(path)
+
+    for name in names:
+        add(name)
+    return found
+
+
+def run(lab, programs, files, script, megabytes=1024, modules=(), devices=(), options="", counts=True):
     """Boots a guest with `programs` ({path in the guest: path here}) and text `files`, runs the shell lines `script`
-    (busybox is `$b`) and returns what they print. The guest has `megabytes` of memory."""
+    (busybox is `$b`) and returns what they print.
+
+    megabytes: the guest's memory. modules: of its kernel, loaded first. devices: more words for the emulator.
+    options: more words for the kernel.
+    counts: whether its clock counts instructions; else it runs with the machine's, on two processors.
+    """
     emulator = shutil.which("qemu-system-x86_64")
     if not emulator or os.uname().machine != "x86_64":
         raise Failure("qemu-system-x86_64 is needed for this (Debian: apt-get install --no-install-recommends qemu-system-x86)")
@@ -86,9 +112,13 @@ def run(lab, programs, files, script, megabytes=1024):
             shutil.copy2(os.path.realpath(origin), root + place)
     for directory in ("proc", "sys", "dev", "run", "tmp"):
         os.makedirs(os.path.join(root, directory), exist_ok=True)
+    modules = _modules(modules)
+    for path in modules:
+        shutil.copy2(path, os.path.join(root, os.path.basename(path)))
     lines = ["#!/bin/busybox sh", "b=/bin/busybox", "$b mount -t proc none /proc", "$b mount -t sysfs none /sys",
-             "$b mount -t devtmpfs none /dev", "$b mkdir -p /dev/shm"]
+             "$b mount -t devtmpfs none /dev", "$b mkdir -p /dev/shm /var", "$b ln -s /run /var/run", "$b chmod 755 /"]
     lines += [f"$b mount -t tmpfs none {place}" for place in ("/dev/shm", "/run", "/tmp")]
+    lines += [f"$b insmod /{os.path.basename(path)}" for path in modules]
     lines += ["export HOME=/tmp", "$b ip link set lo up", *script, "$b poweroff -f"]
     for name, text in [*files.items(), ("/init", "\n".join(lines) + "\n")]:
         with open(root + name, "w", encoding="utf-8") as file:
@@ -96,10 +126,14 @@ def run(lab, programs, files, script, megabytes=1024):
     os.chmod(root + "/init", 0o755)
     disk = os.path.join(lab.directory, "guest.cpio")
     _archive(root, disk)
-    words = [emulator, "-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-cpu", "max", "-smp", "1", "-m", str(megabytes),
-             "-nographic", "-no-reboot", "-nic", "none", "-kernel", kernel, "-initrd", disk,
+    if counts:
+        machine = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-smp", "1"]
+    else:
+        machine = ["-accel", "tcg,thread=multi", "-smp", "2"]
+    words = [emulator, *machine, *devices, "-cpu", "max", "-m", str(megabytes), "-nographic", "-no-reboot", "-nic", "none",
+             "-kernel", kernel, "-initrd", disk,
              # The mitigations add instructions to every system call, which would make the preload's share look smaller.
-             "-append", "console=ttyS0 quiet panic=-1 mitigations=off"]
+             "-append", "console=ttyS0 quiet panic=-1 mitigations=off " + options]
     guest = lab.spawn("guest", words)
     guest.wait(SECONDS)
     return guest.out()

@@ -20,6 +20,9 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
   private let ports: UnsafeMutablePointer<IO>
   private(set) var portCount = 0
   private var courtesy = Courtesy()
+  private var interrupts = InterruptTrust()
+  /// Ports (bits) that have brought something since a sleep began.
+  private var arrived: UInt64 = 0
   /// In this round.
   private var framesSent = 0
   private var idleSince: UInt64 = 0
@@ -44,7 +47,7 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
   /// Gives the engine the queue of the next interface of its options.
   public mutating func add(port: consuming IO) {
     precondition(portCount < control.options.interfaces.count, "more ports than interfaces")
-    if port.wakeDescriptor >= 0 { _ = mn_linux_epoll_add(epoll, port.wakeDescriptor, 1) }
+    if port.wakeDescriptor >= 0 { _ = mn_linux_epoll_add(epoll, port.wakeDescriptor, 1 << UInt64(portCount)) }
     core.addPort(control.options.interfaces[portCount])
     unsafe (ports + portCount).initialize(to: port)
     portCount += 1
@@ -147,6 +150,7 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
       let count = unsafe ports[port].receive(into: core.ports[port].burst.base, capacity: packetBurst)
       if count == 0 { continue }
       core.receive(UInt32(port), count: count)
+      arrived |= 1 << UInt64(port)
       progress = true
       if count == packetBurst { isFull = true }
     }
@@ -200,7 +204,7 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
   // MARK: Rest
 
   /// Sleeps until somebody has work. Nobody who publishes work can miss that the engine sleeps: it says so, then looks
-  /// everywhere once more. A port without an interrupt is looked at from time to time.
+  /// everywhere once more. A port without an interrupt (`InterruptTrust`) is looked at from time to time.
   private mutating func sleep() {
     let word = unsafe core.directory.engineWord(core.index)
     unsafe mn_store_relaxed_u32(word, 1)
@@ -210,15 +214,25 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
     core.mailbox.count(.sleeps)
     let start = core.clock.now()
     var interval = Rest.pollMin
+    var hasSlept = false
+    arrived = 0
     while !core.hasWork() {
       if portCount != 0 {
         core.readClock()
-        if receive() { break }
+        if receive() {
+          if hasSlept { interrupts.missed(arrived & interrupts.trusted) }
+          break
+        }
         if core.now >= nextTick { tick() }
         core.pumpSessions()
         _ = transmit()
       }
-      if mn_linux_epoll_wait(epoll, restLimit(interval)) > 0 { break }
+      var told: UInt64 = 0
+      if unsafe mn_linux_epoll_wait(epoll, restLimit(interval), &told) > 0 {
+        interrupts.told(told)
+        break
+      }
+      hasSlept = true
       interval = min(interval + interval / Rest.pollGrowth, Rest.pollMax)
     }
     for port in 0..<portCount { unsafe ports[port].disarmInterrupt() }
@@ -232,7 +246,7 @@ public struct Engine<IO: PacketIO & ~Copyable>: ~Copyable {
     let due = core.sessionTimeout
     let limit = due == .max ? Rest.timers : min(Rest.timers, Int64(due > core.now ? due - core.now : 1))
     for port in 0..<portCount {
-      if unsafe ports[port].wakeDescriptor < 0 || core.ports[port].queued != 0 { return min(limit, interval) }
+      if interrupts.trusted & 1 << UInt64(port) == 0 || core.ports[port].queued != 0 { return min(limit, interval) }
       // The answer that packets wait for may come to another engine.
       if core.siblingCount != 0 && core.ports[port].neighbours.waitingCount != 0 { return min(limit, interval) }
     }

@@ -55,7 +55,7 @@ public final class EngineControl: @unchecked Sendable {
     wakeDescriptor = mn_linux_eventfd()
     faultDescriptor = mn_linux_eventfd()
     epoll = mn_linux_epoll_create()
-    guard wakeDescriptor >= 0, faultDescriptor >= 0, mn_linux_epoll_add(epoll, wakeDescriptor, 1) == 0 else {
+    guard wakeDescriptor >= 0, faultDescriptor >= 0, mn_linux_epoll_add(epoll, wakeDescriptor, 0) == 0 else {
       return nil
     }
     unsafe mn_linux_waker_open(&waker)
@@ -102,7 +102,7 @@ public final class EngineControl: @unchecked Sendable {
     return try order { (books) throws(Refusal) in
       guard books.channels[identifier] == nil, let slot = books.freeChannels.take() else { throw .tooMany }
       // The engine is not asked to make system calls: its interest in the doorbell is registered from here.
-      _ = mn_linux_epoll_add(epoll, doorbell, 1)
+      _ = mn_linux_epoll_add(epoll, doorbell, 0)
       books.channels[identifier] = (slot, doorbell)
       return Command(kind: .addChannel, slot: slot, channel: description)
     }

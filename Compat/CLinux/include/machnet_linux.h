@@ -34,13 +34,14 @@ void mn_linux_waker_signal(const struct mn_linux_waker *waker, int fd) MN_LINUX_
 uint64_t mn_linux_eventfd_take(int fd) MN_LINUX_HOT;
 
 int mn_linux_epoll_create(void);
-/// Watches `fd` for input. `edge` 1: one event per write, so that nobody has to read the descriptor empty.
-int mn_linux_epoll_add(int epoll, int fd, int edge);
+/// Watches `fd` for input: one event per write, so that nobody has to read the descriptor empty. `told`: the bits that such an event
+/// stands for.
+int mn_linux_epoll_add(int epoll, int fd, uint64_t told);
 int mn_linux_epoll_remove(int epoll, int fd);
 /// Sleeps for at most `nanoseconds` (negative: for ever).
 ///
-/// Returns how many descriptors have input (at most MN_EPOLL_EVENTS_MAX), or a negated errno value.
-int mn_linux_epoll_wait(int epoll, int64_t nanoseconds) MN_LINUX_HOT;
+/// Returns how many descriptors have input (at most MN_EPOLL_EVENTS_MAX), or a negated errno value; their bits go to `told`.
+int mn_linux_epoll_wait(int epoll, int64_t nanoseconds, uint64_t *told) MN_LINUX_HOT;
 
 void mn_linux_close(int fd);
 void mn_linux_yield(void) MN_LINUX_HOT;
