@@ -162,6 +162,9 @@ bool mnc_peer_is_in_group(int fd, const struct mnc_peer *peer, uint32_t gid) {
 int mnc_accept(int listener, struct mnc_peer *peer) {
   int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
   if (fd < 0) return -errno;
+  // Room for a dozen replies: descriptors in those that nobody reads count for the daemon (RLIMIT_NOFILE, unix(7)).
+  int room = 8192;
+  setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
   struct ucred credentials;
   socklen_t length = sizeof credentials;
   if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &length) < 0) {
@@ -175,7 +178,7 @@ int mnc_accept(int listener, struct mnc_peer *peer) {
 
 int64_t mnc_receive(int fd, void *data, size_t capacity, int *descriptors, int limit, int *count, bool *cut,
                     bool wait) {
-  _Alignas(struct cmsghdr) char control[CMSG_SPACE(MNC_DESCRIPTORS_MAX * sizeof(int))];
+  _Alignas(struct cmsghdr) char control[CMSG_SPACE(MNC_DESCRIPTORS_SENT_MAX * sizeof(int))];
   struct iovec vector = {.iov_base = data, .iov_len = capacity};
   struct msghdr message = {
       .msg_iov = &vector, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
@@ -250,7 +253,15 @@ static void take_address(const struct sockaddr_storage *from, uint32_t words[4],
 
 uint64_t mnc_inode(int fd) {
   struct stat status;
-  return fstat(fd, &status) == 0 ? status.st_ino : 0;
+  int type;
+  // A file may be one of a FUSE server, which answers fstat when it likes.
+  return option(fd, SO_TYPE, &type, sizeof type) && fstat(fd, &status) == 0 ? status.st_ino : 0;
+}
+
+bool mnc_closes_at_once(int fd) {
+  int domain = 0, type = 0;
+  return option(fd, SO_DOMAIN, &domain, sizeof domain) && (domain == AF_INET || domain == AF_INET6) &&
+         option(fd, SO_TYPE, &type, sizeof type) && type == SOCK_DGRAM;
 }
 
 int mnc_socket_protocol(const char *path, char *name, size_t size) {

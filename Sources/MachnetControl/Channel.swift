@@ -164,6 +164,8 @@ final class Endpoint {
   let reusesAddress: Bool
   let program: String
   let pid: Int32
+  /// Whose it is: its channel's.
+  let uid: UInt32
   /// The connection that it was opened on.
   let opener: UInt64
   /// As /proc/PID/fd names the shadow.
@@ -189,7 +191,7 @@ final class Endpoint {
 
   init(
     reference: EndpointReference, shadow: ShadowSocket, netns: UInt16, address: UInt32, peer: Peer?, homeEngine: UInt32,
-    event: Descriptor, program: String, pid: Int32, opener: UInt64
+    event: Descriptor, program: String, pid: Int32, uid: UInt32, opener: UInt64
   ) {
     self.reference = reference
     cookie = shadow.cookie
@@ -205,6 +207,7 @@ final class Endpoint {
     reusesAddress = shadow.reusesAddress
     self.program = program
     self.pid = pid
+    self.uid = uid
     self.opener = opener
   }
 

@@ -54,8 +54,15 @@ extension ControlServer {
   private func programName(_ request: mn_request) throws(Refusal) -> String {
     let bytes = unsafe withUnsafeBytes(of: request.program) { unsafe Array($0) }
     guard let end = bytes.firstIndex(of: 0) else { throw .lie }
-    // It is printed on terminals.
-    return String(decoding: bytes[..<end].map { $0 >= 0x20 && $0 != 0x7f ? $0 : 0x3f }, as: UTF8.self)
+    // It is printed on terminals: no controls, neither those beyond ASCII, nor what turns the direction of writing.
+    var name = String.UnicodeScalarView()
+    for scalar in String(decoding: bytes[..<end], as: UTF8.self).unicodeScalars {
+      switch scalar.properties.generalCategory {
+      case .control, .format, .lineSeparator, .paragraphSeparator, .unassigned: name.append("?")
+      default: name.append(scalar)
+      }
+    }
+    return String(name)
   }
 
   /// The channel that a request names, if the sender owns it or proves by the token that it maps it.
@@ -115,7 +122,7 @@ extension ControlServer {
     let peer = request.flags & UInt32(MN_OPEN_PEER) != 0 ? try statedPeer(request) : shadow.peer
     let address = try grantedAddress(shadow, peer: peer)
     try checkClaim(shadow, address)
-    guard endpointCount < config.channel.maximumEndpoints else { throw Refusal(ENFILE) }
+    guard mayOpen(channel.uid) else { throw Refusal(ENFILE) }
     guard let index = channel.endpoints.firstIndex(where: { $0 == nil }).map(UInt32.init) else { throw Refusal(ENOSPC) }
     guard let event = try? Descriptor(mn_linux_eventfd(), "make an eventfd") else { throw Refusal(ENFILE) }
     guard let netnsIndex = netns.enter(shadow.netnsCookie) else { throw Refusal(ENFILE) }
@@ -123,11 +130,11 @@ extension ControlServer {
     let endpoint = Endpoint(
       reference: EndpointReference(channel: channel.identifier, index: index), shadow: shadow, netns: netnsIndex,
       address: address, peer: peer, homeEngine: homeEngine(index, address: address, peer: peer), event: event,
-      program: connection.program, pid: connection.pid, opener: name)
+      program: connection.program, pid: connection.pid, uid: channel.uid, opener: name)
     generation &+= 1
     channel.endpoints[Int(index)] = endpoint
     channel.prepare(index, generation: generation, homeEngine: endpoint.homeEngine)
-    endpointCount += 1
+    count(endpoint, 1)
     if let datagrams = unclaimed.take(cookie: endpoint.cookie) {
       counters.abandonedDatagrams += UInt64(channel.refill(index, datagrams))
     }
@@ -139,7 +146,7 @@ extension ControlServer {
     let isTooLate = isTooLate(request)
     guard opened, !isTooLate, directory.enterLocal(endpoint.key) else {
       netns.leave(shadow.netnsCookie)
-      endpointCount -= 1
+      count(endpoint, -1)
       // (What was moved into its rings is kept again once the engines have let go.)
       depart(endpoint, of: channel)
       throw Refusal(!opened ? ENOBUFS : isTooLate ? ETIMEDOUT : ENFILE)
@@ -148,6 +155,19 @@ extension ControlServer {
     channel.setState(index, .live)
     fill(&reply, endpoint)
     return [event]
+  }
+
+  /// Whether a user may have another endpoint: whatever one has, as many are left for the others. (Of root, and of who runs the
+  /// daemon, nothing can be kept from others.)
+  private func mayOpen(_ uid: UInt32) -> Bool {
+    let left = config.channel.maximumEndpoints - endpointCount
+    return left > 0 && (isTrusted(uid) || endpointsOfUser[uid] ?? 0 < max(1, left))
+  }
+
+  private func count(_ endpoint: Endpoint, _ change: Int) {
+    endpointCount += change
+    let ofUser = (endpointsOfUser[endpoint.uid] ?? 0) + change
+    endpointsOfUser[endpoint.uid] = ofUser == 0 ? nil : ofUser
   }
 
   /// A socket that was passed to others is shown by one of them, who joins. Until all of them have done so, the kernel's queue is the
@@ -168,8 +188,8 @@ extension ControlServer {
   private func resume(_ endpoint: Endpoint, _ request: mn_request, _ shadow: ShadowSocket, _ channel: Channel) throws(Refusal) {
     let address = try grantedAddress(shadow, peer: shadow.peer)
     try checkClaim(shadow, address)
-    guard endpointCount < config.channel.maximumEndpoints, let index = netns.enter(shadow.netnsCookie) else { throw Refusal(ENFILE) }
-    endpointCount += 1
+    guard mayOpen(channel.uid), let index = netns.enter(shadow.netnsCookie) else { throw Refusal(ENFILE) }
+    count(endpoint, 1)
     endpoint.netns = index
     endpoint.address = address
     endpoint.peer = shadow.peer
@@ -179,7 +199,7 @@ extension ControlServer {
     }
     guard opened, !isTooLate(request), directory.enterLocal(endpoint.key) else {
       netns.leave(shadow.netnsCookie)
-      endpointCount -= 1
+      count(endpoint, -1)
       // Those who have it read on, as before.
       depart(endpoint, of: channel)
       throw Refusal(EBUSY)
@@ -213,11 +233,14 @@ extension ControlServer {
     guard !directory.directory.isEngineAddress(endpoint.address), endpoint.peer == nil || endpoint.peer == shadow.peer,
       let channel = channels[endpoint.reference.channel]
     else { return }
-    log.info(
-      """
-      port \(endpoint.port) of pid \(endpoint.pid) (\(endpoint.program)) goes back to the kernel: pid \(connection.pid) \
-      (\(connection.program)), of another user or PID namespace, has its socket, too
-      """)
+    counters.withdrawn += 1
+    if isWorthALine(counters.withdrawn) {
+      log.info(
+        """
+        port \(endpoint.port) of pid \(endpoint.pid) (\(endpoint.program)) goes back to the kernel: pid \(connection.pid) \
+        (\(connection.program)), of another user or PID namespace, has its socket, too
+        """)
+    }
     connections[endpoint.opener]?.note(Refusal(EEXIST), MN_REQUEST_OPEN, descriptor)
     kept[endpoint.cookie] = endpoint
     endpoint.keeper = endpoint.opener
@@ -348,7 +371,7 @@ extension ControlServer {
     directory.leaveLocal(endpoint.key)
     netns.leave(endpoint.netnsCookie)
     endpointsByCookie[endpoint.cookie] = nil
-    endpointCount -= 1
+    count(endpoint, -1)
   }
 
   private func fill(_ reply: inout mn_reply, _ endpoint: Endpoint) {

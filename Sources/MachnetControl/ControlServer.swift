@@ -28,6 +28,8 @@ public final class ControlServer: @unchecked Sendable {
   /// What engines are still letting go of.
   var departing: [Departure] = []
   var endpointCount = 0
+  /// Of each user.
+  var endpointsOfUser: [UInt32: Int] = [:]
   /// Ticks until the sockets of the endpoints are looked for again, and room for their cookies.
   var ticksToOrphans = 0
   var cookies: [UInt64] = []
@@ -192,8 +194,8 @@ public final class ControlServer: @unchecked Sendable {
       if dropped >= 0 { mn_linux_close(dropped) }
       reserve = try? Descriptor(mn_linux_eventfd(), "make an eventfd")
     }
-    guard let descriptor = try? Descriptor(number, "accept a connection") else { return }
-    let ofUser = peer.uid == 0 ? 0 : connections.values.count { $0.uid == peer.uid }
+    guard let descriptor = try? Descriptor(number, of: peer.uid, "accept a connection") else { return }
+    let ofUser = peer.uid == 0 ? 0 : connections.values.count { $0.uid == peer.uid } + SlowClose.shared.underWay(of: peer.uid)
     guard connections.count < config.limits.connections, ofUser < config.limits.connectionsPerUser else {
       counters.refusedConnections += 1
       if isWorthALine(counters.refusedConnections) {
@@ -204,7 +206,7 @@ public final class ControlServer: @unchecked Sendable {
     let name = nextConnection
     guard mnc_epoll_watch(epoll.number, descriptor.number, name) == 0 else { return }
     nextConnection += 1
-    var isOperator = peer.uid == 0 || peer.uid == geteuid()
+    var isOperator = isTrusted(peer.uid)
     if !isOperator, let group = socket.operators { isOperator = unsafe mnc_peer_is_in_group(descriptor.number, &peer, group) }
     connections[name] = Connection(descriptor: descriptor, pid: peer.pid, uid: peer.uid, isOperator: isOperator)
     counters.connections += 1
@@ -228,7 +230,7 @@ public final class ControlServer: @unchecked Sendable {
   /// Takes one message, so that every client has its turn.
   private func serve(_ name: UInt64) {
     guard let connection = connections[name] else { return }
-    guard let message = Message(from: connection.descriptor.number) else { return }
+    guard let message = Message(from: connection) else { return }
     guard message.length > 0 else { return disconnect(name) }
     counters.requests += 1
     var reply = mn_reply()
@@ -288,14 +290,17 @@ public final class ControlServer: @unchecked Sendable {
       connection.pid == 0
       ? connection.channels.count
       : connections.values.reduce(0) { $0 + ($1.pid == connection.pid ? $1.channels.count : 0) }
-    guard ofProcess < config.channel.maximumPerProcess else { throw Refusal(EMFILE) }
+    let ofUser = isTrusted(connection.uid) ? 0 : channels.values.count { $0.uid == connection.uid }
+    guard ofProcess < config.channel.maximumPerProcess, ofUser < max(1, EngineControl.channelsMax - channels.count)
+    else { throw Refusal(EMFILE) }
     let channel: Channel
     do throws(SystemError) {
       channel = try Channel(
         identifier: nextChannel, owner: name, uid: connection.uid, processNamespace: processNamespace(connection.pid), shape: Channel.Shape(config),
-        mayUseHugePages: connection.uid == 0 || connection.uid == geteuid())
+        mayUseHugePages: isTrusted(connection.uid))
     } catch {
-      log.warning("no channel for pid \(connection.pid): \(error)")
+      counters.failedChannels += 1
+      if isWorthALine(counters.failedChannels) { log.warning("no channel for pid \(connection.pid): \(error)") }
       throw Refusal(error.code)
     }
     let base = unsafe channel.memory.base
@@ -354,7 +359,8 @@ public final class ControlServer: @unchecked Sendable {
       do throws(EngineControl.Refusal) {
         tickets.append((engine, try give(engine)))
       } catch {
-        log.error("engine \(engine.options.index) refuses an order: \(error)")
+        counters.failedOrders += 1
+        if isWorthALine(counters.failedOrders) { log.error("engine \(engine.options.index) refuses an order: \(error)") }
         return false
       }
     }
@@ -363,7 +369,8 @@ public final class ControlServer: @unchecked Sendable {
     for (engine, ticket) in tickets {
       let now = mn_linux_monotonic()
       guard engine.wait(for: ticket, milliseconds: Int(max(limit, now) - now) / 1_000_000) else {
-        log.error("engine \(engine.options.index) does not answer")
+        counters.failedOrders += 1
+        if isWorthALine(counters.failedOrders) { log.error("engine \(engine.options.index) does not answer") }
         return false
       }
     }
@@ -424,8 +431,11 @@ public final class ControlServer: @unchecked Sendable {
   }
 }
 
+/// Whether a user may end the daemon anyway.
+func isTrusted(_ uid: UInt32) -> Bool { uid == 0 || uid == geteuid() }
+
 /// What a client can bring about at will is logged the 1st, 2nd, 4th, 8th... time; the counters have the rest.
-private func isWorthALine(_ count: UInt64) -> Bool { count.nonzeroBitCount == 1 }
+func isWorthALine(_ count: UInt64) -> Bool { count.nonzeroBitCount == 1 }
 
 /// A refusal of every day: the channel is full, and the client opens another one; or there was no endpoint to take over, and
 /// nothing was asked for.
@@ -519,6 +529,10 @@ struct ControlCounters {
   var lies: UInt64 = 0
   var damagedChannels: UInt64 = 0
   var abandonedDatagrams: UInt64 = 0
+  // For the log.
+  var failedChannels: UInt64 = 0
+  var failedOrders: UInt64 = 0
+  var withdrawn: UInt64 = 0
 }
 
 /// A request as it came: bytes and descriptors. The descriptors are closed with it.
@@ -530,17 +544,20 @@ struct Message {
   private let raw: mn_request
 
   /// nil: nothing to read after all.
-  init?(from socket: Int32) {
+  init?(from connection: Connection) {
     var raw = mn_request()
-    var numbers = [Int32](repeating: -1, count: 2)
+    var numbers = [Int32](repeating: -1, count: Int(MNC_DESCRIPTORS_SENT_MAX))
     var count: Int32 = 0
     var cut = false
     let length = unsafe withUnsafeMutableBytes(of: &raw) { bytes in
-      unsafe mnc_receive(socket, bytes.baseAddress!, bytes.count, &numbers, Int32(numbers.count), &count, &cut, false)
+      unsafe mnc_receive(
+        connection.descriptor.number, bytes.baseAddress!, bytes.count, &numbers, Int32(numbers.count), &count, &cut, false)
     }
     if length == -Int64(EAGAIN) { return nil }
     self.length = max(0, Int(length))
-    descriptors = numbers.prefix(Int(count)).compactMap { try? Descriptor($0, "receive a descriptor") }
+    descriptors = numbers.prefix(Int(count)).compactMap { number in
+      try? Descriptor(number, of: mnc_closes_at_once(number) ? nil : connection.uid, "receive a descriptor")
+    }
     isCut = cut
     self.raw = raw
   }

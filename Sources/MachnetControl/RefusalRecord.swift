@@ -36,7 +36,7 @@ struct RefusalRecord {
 
   private static func words(_ code: Int32, _ kind: Int) -> String {
     switch (kind, code) {
-    case (MN_REQUEST_CHANNEL, EMFILE): "the process has as many channels as one may (channel.max-channels-per-process)"
+    case (MN_REQUEST_CHANNEL, EMFILE): "the process has as many channels as one may (channel.max-channels-per-process), or its user half of all"
     case (_, EACCES):
       "its address is an engine's, and the socket is of another network namespace than the daemon, or its port belongs to sessions (transport.ports)"
     case (_, EADDRINUSE): "another socket holds that address and port of an engine"
@@ -46,7 +46,7 @@ struct RefusalRecord {
     case (_, EINVAL): "the kernel has not bound it to a port, or has given it another one since"
     case (_, EBUSY): "the process that passed it on has it still; it is asked for again each second"
     case (_, EEXIST): "processes of different users, or PID namespaces, have it, and only the kernel's queue is one that all of them see"
-    case (_, ENFILE): "the daemon serves as many sockets as it may (channel.max-endpoints), or is out of descriptors"
+    case (_, ENFILE): "the daemon serves as many sockets as it may (channel.max-endpoints), its user has half of those, or there are no descriptors left"
     case (_, ENOBUFS): "an engine did not take the order in time"
     case (_, ENOMEM): "the daemon got no memory for it"
     default: unsafe String(cString: strerror(code))

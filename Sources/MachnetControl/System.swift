@@ -24,13 +24,20 @@ func check<Result: SignedInteger>(_ result: Result, _ doing: @autoclosure () -> 
 /// Owns a descriptor.
 public final class Descriptor: Sendable {
   public let number: Int32
+  /// Whose closes may be slow, and hold up nobody (`SlowClose`); nil: nobody's.
+  private let client: UInt32?
 
   /// Takes `number` over, or throws the error that it is.
-  init(_ number: Int32, _ doing: @autoclosure () -> String) throws(SystemError) {
+  ///
+  /// - Parameter client: the user who decides what a close of it has to wait for.
+  init(_ number: Int32, of client: UInt32? = nil, _ doing: @autoclosure () -> String) throws(SystemError) {
     self.number = try check(number, doing())
+    self.client = client
   }
 
-  deinit { mn_linux_close(number) }
+  deinit {
+    if let client { SlowClose.shared.close(number, of: client) } else { mn_linux_close(number) }
+  }
 }
 
 /// A memfd and this process's writable mapping of it. Unmapped and closed with the last reference.

@@ -46,6 +46,9 @@ public final class EngineControl: @unchecked Sendable {
   }
   private let books = Mutex(Books())
 
+  /// Channels that an engine serves at a time.
+  public static var channelsMax: Int { EngineLimits.channels }
+
   /// - Returns: nil when the system has no memory or descriptors left.
   public init?(options: EngineOptions) {
     precondition(options.index < MN_ENGINES_MAX && options.interfaces.count <= EngineLimits.ports)

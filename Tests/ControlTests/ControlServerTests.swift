@@ -868,6 +868,103 @@ private func enterNewNetworkNamespace() -> Bool {
     }
   }
 
+  /// A close of a TCP socket with unsent bytes waits as long as its SO_LINGER says, if it is the last one.
+  @Test(.timeLimit(.minutes(1)), arguments: ["with the request", "beyond what a request may have", "in a message that nobody reads"])
+  func aDescriptorThatIsSlowToCloseHoldsNobodyUp(_ way: String) throws {
+    try withDaemon { daemon in
+      let polite = try TestApplication(daemon)
+      let (slow, other) = try unsentSocket()
+      let client = try daemon.client()
+      var descriptors = [slow]
+      switch way {
+      case "with the request":
+        try client.send(client.request(MN_REQUEST_OPEN), descriptors: descriptors)
+      case "beyond what a request may have":
+        let ballast = TestSocket()
+        descriptors = Array(repeating: ballast.descriptor, count: 31) + descriptors
+        try client.send(client.request(MN_REQUEST_HELLO), descriptors: descriptors)
+      default:
+        var lie = client.request(MN_REQUEST_HELLO)
+        lie.magic = 0
+        try client.send(lie)
+        try client.send(client.request(MN_REQUEST_OPEN), descriptors: descriptors)
+      }
+      Glibc.close(slow)
+      // (The daemon has taken one of these when it answers the second: events come in turn.)
+      for _ in 0..<3 { #expect(try polite.client.call(polite.client.request(MN_REQUEST_HELLO)).header.status == 0) }
+      Glibc.close(other)
+    }
+  }
+
+  /// A TCP socket whose close has to send what its peer, the second, has no room for.
+  private func unsentSocket() throws -> (Int32, Int32) {
+    let listener = TestSocket(type: Int32(SOCK_STREAM.rawValue))
+    try listener.bind()
+    try #require(listen(listener.descriptor, 1) == 0)
+    let slow = TestSocket(type: Int32(SOCK_STREAM.rawValue))
+    try slow.connect("127.0.0.1", port: listener.port)
+    let other = accept(listener.descriptor, nil, nil)
+    try #require(other >= 0)
+    let bytes = [UInt8](repeating: 0, count: 1 << 16)
+    while unsafe send(slow.descriptor, bytes, bytes.count, Int32(MSG_DONTWAIT)) > 0 {}
+    var forever = linger(l_onoff: 1, l_linger: 1000)
+    try #require(unsafe setsockopt(slow.descriptor, SOL_SOCKET, SO_LINGER, &forever, socklen_t(MemoryLayout<linger>.size)) == 0)
+    return (dup(slow.descriptor), other)
+  }
+
+  /// The descriptors in replies that nobody reads count for the daemon, whose user may have only so many on their way (unix(7)).
+  @Test func fewRepliesLieUnread() throws {
+    try withDaemon { daemon in
+      let deaf = try daemon.client()
+      var code: Int32 = 0
+      while code == 0 || code == EAGAIN {
+        do throws(SystemError) {
+          try deaf.send(deaf.request(MN_REQUEST_HELLO))
+          code = 0
+        } catch {
+          code = error.code
+          sched_yield()
+        }
+      }
+      var replies = 0
+      while let reply = try? deaf.receive() {
+        #expect(reply.header.status == 0)
+        replies += 1
+      }
+      #expect((4...32).contains(replies), "\(replies)")
+    }
+  }
+
+  @Test func aNameIsPrintedWithoutControls() throws {
+    try withDaemon { daemon in
+      let application = try TestApplication(daemon, program: "a\u{9B}\u{1B}\u{202E}\u{E9}\n")
+      _ = application
+      #expect(try daemon.status().processes.map(\.program).contains("a???\u{E9}?"))
+    }
+  }
+
+  /// Whatever one user has, as many are left for others.
+  @Test(.enabled(if: geteuid() == 0)) func oneUserDoesNotTakeAllEndpoints() throws {
+    try withDaemon(change: {
+      $0.control.mode = 0o666
+      $0.channel.maximumEndpoints = 8
+    }) { daemon in
+      let greedy = try asUser(65534) { try TestApplication(daemon) }
+      let sockets = (0..<8).map { _ in TestSocket() }
+      var granted = 0
+      for socket in sockets {
+        try socket.bind()
+        let status = try greedy.open(socket).header.status
+        if status == 0 { granted += 1 } else { #expect(status == ENFILE) }
+      }
+      #expect(granted == 4)
+      let other = try asUser(65533) { try TestApplication(daemon) }
+      let socket = TestSocket()
+      try socket.bind()
+      #expect(try other.open(socket).header.status == 0)
+    }
+  }
+
   @Test func aClientThatDoesNotReadIsDisconnectedAndHoldsNobodyUp() throws {
     try withDaemon { daemon in
       let deaf = try daemon.client()

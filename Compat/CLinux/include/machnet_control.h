@@ -56,6 +56,8 @@ int mnc_accept(int listener, struct mnc_peer *peer);
 bool mnc_peer_is_in_group(int fd, const struct mnc_peer *peer, uint32_t gid);
 
 #define MNC_DESCRIPTORS_MAX 32
+/// As many as one message can carry (SCM_MAX_FD, unix(7)).
+#define MNC_DESCRIPTORS_SENT_MAX 253
 
 /// Receives one message and the descriptors that came with it (close-on-exec; surplus ones are closed).
 ///
@@ -83,8 +85,11 @@ struct mnc_socket {
 /// -ENOTSOCK for what is no socket; -EAFNOSUPPORT for what is not of the internet families.
 int mnc_inspect_socket(int fd, struct mnc_socket *socket);
 
-/// The inode of what `fd` is; 0: none.
+/// The inode of the socket that `fd` is; 0: it is none.
 uint64_t mnc_inode(int fd);
+
+/// Whether a close of `fd` does not wait for anybody: that of a UDP socket.
+bool mnc_closes_at_once(int fd);
 
 /// The protocol of the socket that a path under /proc/PID/fd leads to, as the kernel names it (UDP, UDPv6, TCP, UNIX...),
 /// with its NUL. Negative: it is no socket, or not for us to see.
