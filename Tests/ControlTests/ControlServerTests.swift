@@ -512,20 +512,26 @@ import Testing
     #expect((1...100).allSatisfy { _ in pulse.feel(rounds: 0, limit: 0) != .gone } && pulse.stalledSeconds == 100)
   }
 
+  /// A socket with 3 unread datagrams, whose descriptor its application passes on `passes` times; and its block.
+  private func passed(_ passes: Int, by sender: TestApplication) throws -> (TestSocket, UInt32) {
+    let socket = TestSocket()
+    try socket.bind()
+    let block = try sender.open(socket).header.endpoint
+    sender.refer(block, 1)
+    sender.deliver(block, count: 3)
+    for _ in 0..<passes { try sender.close(block, how: MN_CLOSE_KEEPING | MN_CLOSE_PASSING) }
+    return (socket, block)
+  }
+
   /// Who is passed a socket joins its endpoint and reads what its sender has left; when all of them have shown it, engines fill it again.
   @Test func whatAllReceiversShowComesBack() throws {
     try withDaemon { daemon in
       for passes in 1...3 {
-        let socket = TestSocket()
-        try socket.bind()
         let sender = try TestApplication(daemon)
-        let block = try sender.open(socket).header.endpoint
-        sender.refer(block, 1)
-        sender.deliver(block, count: 3)
-        let received = sender.receiveMark(block).tail
-        for _ in 0..<passes { try sender.close(block, how: MN_CLOSE_KEEPING | MN_CLOSE_PASSING) }
+        let (socket, block) = try passed(passes, by: sender)
         #expect(try daemon.eventually { _ in sender.block(block).state == UInt32(MN_ENDPOINT_LEFT) })
-        #expect(sender.receiveMark(block).mark == received)
+        let received = sender.receiveMark(block)
+        #expect(received.tail != 0 && received.mark == received.tail)
         var receivers: [TestApplication] = []
         for pass in 1...passes {
           #expect(sender.block(block).state == UInt32(MN_ENDPOINT_LEFT))
@@ -547,14 +553,9 @@ import Testing
   @Test func whatIsNotShownByAllIsReadByThoseWhoHaveIt() throws {
     try withDaemon { daemon in
       for way in 0..<3 {
-        let socket = TestSocket()
-        try socket.bind()
         var sender: TestApplication? = try TestApplication(daemon)
         let receiver = try TestApplication(daemon)
-        let block = try sender!.open(socket).header.endpoint
-        sender!.refer(block, 1)
-        sender!.deliver(block, count: 3)
-        for _ in 0..<2 { try sender!.close(block, how: MN_CLOSE_KEEPING | MN_CLOSE_PASSING) }
+        let (socket, block) = try passed(2, by: sender!)
         let channel = sender!.channel, token = sender!.header.token
         func close() throws {
           var request = receiver.client.request(MN_REQUEST_CLOSE)
