@@ -55,12 +55,18 @@ struct Process: ~Copyable {
   /// Local names that this process has given up lately (`mn_departed_until`).
   let departed: InlineArray<8, Atomic<UInt64>>
   var departedNext: Int
+  /// An eventfd that nobody signals: in each epoll that is known (`Epoll.meet`).
+  @Shared fileprivate(set) var marker: Int32
+  /// Where watches are (`Watch.from`).
+  let watchBlocks: InlineArray<20, Atomic<UnsafeMutableRawPointer?>>
   /// Sockets that lost their engine and may get a new one, or wait for a slow daemon; 0: there are none.
   let lostSockets: Atomic<Int>
   /// The question that a slow daemon has not answered yet (0: none), when it was asked, CLOCK_MONOTONIC ns, and for which socket.
   @Shared var unanswered: UInt32
   var unansweredSince: UInt64
   var unansweredSocket: SocketPointer?
+  /// How often it has been forked from another one.
+  @Shared var forks: UInt32
   /// The thread that is about to make another program of the process; 0: none.
   @Shared var leaver: UInt32
   /// Connections inherited by fork, held only so that the daemon keeps the channels alive, and how many.
@@ -222,6 +228,14 @@ extension Process {
     let length = mn_sys_descriptor_limit()
     guard let table = unsafe mn_sys_map(Int(length) * MemoryLayout<UnsafeMutableRawPointer?>.stride) else { return false }
     unsafe mn_table_open(table.assumingMemoryBound(to: UnsafeMutableRawPointer?.self), length)
+    unsafe process.pointee.marker = hide(mn_sys_eventfd())
+    var index: UInt32 = 0
+    while true {
+      let early = mn_early_duplicate(index)
+      if early < 0 { break }
+      _ = unsafe Epoll.meet(early, process)
+      index += 1
+    }
     if unsafe process.pointee.control >= 0 { unsafe mn_table_set_internal(process.pointee.control) }
     return true
   }
@@ -294,9 +308,10 @@ public func forkChild() {
   for index in 0..<(unsafe process.pointee.channelCount) {
     unsafe process.pointee.channels[index].inherited = true
   }
+  unsafe process.pointee.forks = process.pointee.forks &+ 1
   // The threads that waited are the parent's.
+  Epoll.forgetWaiters()
   unsafe process.pointee.sockets.forEach { socket in
-    unsafe Epoll.forgetWaiters(socket)
     guard unsafe socket.pointee.waiters.load(ordering: .relaxed) != 0 else { return }
     unsafe socket.pointee.waiters.store(1, ordering: .relaxed)
     unsafe Socket.letGo(socket)

@@ -116,7 +116,7 @@ extension Socket {
     defer { unsafe letGo(socket, mask) }
     let isHeld = unsafe hold(socket, number, &mask)
     if handled.isChanged, let endpoint = unsafe socket.pointee.endpoint,
-      let outcome = unsafe Wait.interrupted(socket, number, handled, restarts: endpoint.pointee.receive_timeout == 0)
+      let outcome = unsafe Wait.interrupted(socket, number, handled, restarts: mn_endpoint_receive_timeout(endpoint) == 0)
     {
       if case .failed(let error) = outcome { return fail(error) }
       return nil

@@ -26,6 +26,8 @@ struct Socket: ~Copyable {
   @Shared var fd: Int32
   /// The eventfd that the engine signals; -1 until there is an endpoint.
   @Shared var event: Int32
+  /// The eventfd may be readable although the endpoint is armed: an edge has been told.
+  @Shared var isLoud: Bool
   /// Wakes those who wait on the shadow alone when the socket gets its endpoint meanwhile; -1 while nobody does.
   @Shared var kick: Int32
   /// Calls that wait on it (`hold`), and the thread that was the last to begin.
@@ -469,6 +471,7 @@ public func checked(_ entry: UnsafeMutableRawPointer, _ fd: Int32) -> UnsafeMuta
 ///
 /// - Returns: whether the number was the entry's: another thread may be closing it, too. Then `left` follows.
 @c(mn_hook_leaving)
+@inline(never)
 public func leaving(_ entry: UnsafeMutableRawPointer, _ fd: Int32) -> Bool {
   // (The child of a vfork closes descriptors of its own; the table is its parent's.)
   guard let process = unsafe process, mn_is_at_home() else { return false }
@@ -480,8 +483,6 @@ public func leaving(_ entry: UnsafeMutableRawPointer, _ fd: Int32) -> Bool {
   mn_fence()
   if let socket = unsafe Socket.from(entry) {
     if unsafe Socket.isWaitedOn(socket) { _ = unsafe Socket.pinned(socket, fd) }
-  } else {
-    unsafe Epoll.leaving(entry.assumingMemoryBound(to: Epoll.self), fd)
   }
   return true
 }
@@ -490,6 +491,7 @@ public func leaving(_ entry: UnsafeMutableRawPointer, _ fd: Int32) -> Bool {
 ///
 /// - Parameter restored: it has not; the call failed.
 @c(mn_hook_left)
+@inline(never)
 public func left(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ restored: Bool) {
   guard let process = unsafe process else { return }
   let locked = unsafe Lock.acquire(process)

@@ -259,8 +259,9 @@ enum Wait {
     let word = unsafe Socket.word(socket, Int(forInput ? MN_OFFSET_ENDPOINT_RX_WAIT : MN_OFFSET_ENDPOINT_TX_WAIT))
     if unsafe isReady(socket, forInput) { return false }
     var consumed = false
-    let state = unsafe mn_load_relaxed_u32(word)
+    let state = unsafe forInput && socket.pointee.isLoud ? UInt32(MN_WAIT_SIGNALLED) : mn_load_relaxed_u32(word)
     if forInput && state == UInt32(MN_WAIT_SIGNALLED) {
+      unsafe socket.pointee.isLoud = false
       consumed = unsafe drain(socket)
       unsafe roomSignalled(socket)
     }

@@ -116,7 +116,8 @@ int mn_hook_poll(struct mn_pollfd *entries, uint64_t count, const struct mn_time
 int mn_hook_select(int count, void *read, void *write, void *except, const struct mn_timespec *timeout, const void *mask,
                    struct mn_timespec *remaining);
 int mn_hook_epoll_ctl(void *socket, int epfd, int operation, int fd, void *event);
-int mn_hook_epoll_told(void *epoll, int epfd, void *events, int capacity, int told, int64_t timeout, const void *mask);
+void *mn_hook_epoll_met(int epfd);
+int mn_hook_epoll_told(int epfd, void *events, int capacity, int told, int64_t timeout, const void *mask);
 int mn_hook_epoll_wait(void *epoll, int epfd, void *events, int capacity, int64_t timeout, const void *mask);
 void mn_hook_fork_prepare(void);
 void mn_hook_fork_child(void);
@@ -395,7 +396,15 @@ int32_t mn_sys_ppoll(struct mn_pollfd *e, uint64_t n, const struct mn_timespec *
   if (t) copy = (struct timespec){t->seconds, t->nanoseconds};
   return (int32_t)RAW(SYS_ppoll, e, n, t ? &copy : NULL, m, 8, 0);
 }
-int32_t mn_sys_epoll_ctl(int32_t epfd, int32_t op, int32_t fd, void *event) { return (int32_t)RAW(SYS_epoll_ctl, epfd, op, fd, event, 0, 0); }
+int32_t mn_sys_epoll_ctl(int32_t epfd, int32_t op, int32_t fd, uint32_t bits, uint64_t data) {
+  struct epoll_event event = {bits, {.u64 = data}};
+  return (int32_t)RAW(SYS_epoll_ctl, epfd, op, fd, &event, 0, 0);
+}
+int32_t mn_real_epoll_ctl_of(int32_t epfd, int32_t op, int32_t fd, uint32_t bits, uint64_t data) {
+  struct epoll_event event = {bits, {.u64 = data}};
+  return real.epoll_ctl(epfd, op, fd, &event);
+}
+int32_t mn_sys_epoll_look(int32_t epfd, void *events, int32_t capacity) { return (int32_t)RAW(SYS_epoll_pwait, epfd, events, capacity, 0, NULL, 8); }
 int32_t mn_sys_eventfd(void) { return (int32_t)RAW(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK, 0, 0, 0, 0); }
 void mn_sys_futex_wait(void *word, uint32_t value) { RAW(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, 0, 0); }
 void mn_sys_futex_wake(void *word) { RAW(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, 0, 0, 0); }
@@ -971,33 +980,25 @@ EXPORT int open64(const char *path, int flags, ...) {
   return LIKELY(real.open64) ? made(real.open64(path, flags, mode)) : open_by(NULL, AT_FDCWD, path, flags, mode);
 }
 
-// Tokio waits on an epoll and registers by a dup of it that was made before there was a socket. Nothing of ours was in
-// it then, so the last dups of unknown descriptors are remembered; whether they still are what they were, the kernel says.
-#define TWINS 64
-static uint64_t twins[TWINS]; /* both numbers in one word: a pair is never mixed of two */
-static uint32_t twin_turn;
-static void remember_twins(int from, int to) {
-  uint32_t place = __atomic_fetch_add(&twin_turn, 1, __ATOMIC_RELAXED) % TWINS;
-  __atomic_store_n(&twins[place], (uint64_t)(uint32_t)to << 32 | (uint32_t)from, __ATOMIC_RELAXED);
-}
-uint32_t mn_twin_count(void) {
-  uint32_t turn = __atomic_load_n(&twin_turn, __ATOMIC_RELAXED);
-  return turn < TWINS ? turn : TWINS;
-}
-bool mn_twin_get(uint32_t index, int32_t *from, int32_t *to) {
-  uint64_t twin = __atomic_load_n(&twins[index % TWINS], __ATOMIC_RELAXED);
-  *from = (int32_t)twin, *to = (int32_t)(twin >> 32);
-  if (*from == *to) return false;
-  long pid = mn_sys_process_id();
-  // A filter may forbid kcmp; then dup's word stands.
-  return RAW(SYS_kcmp, pid, pid, 0 /* KCMP_FILE */, *from, *to, 0) <= 0;
+// Tokio waits on an epoll and registers by a dup of it. An epoll is known as soon as it is duplicated; what was before there was a table
+// is remembered (the last ones).
+#define EARLY 64
+static uint64_t early[EARLY]; /* both numbers in one word */
+static uint32_t early_count;
+int32_t mn_early_duplicate(uint32_t index) {
+  uint32_t count = __atomic_load_n(&early_count, __ATOMIC_RELAXED);
+  if (index / 2 >= (count < EARLY ? count : EARLY)) return -1;
+  return (int32_t)(__atomic_load_n(&early[index / 2], __ATOMIC_RELAXED) >> (index % 2 * 32));
 }
 
-static int duplicated(int from, int to) {
+SMALL int duplicated(int from, int to) {
   if (to < 0 || to == from) return to;
   void *entry = entry_of(from);
+  if (LIKELY(!MN_PEEK(mn_table_length))) {
+    uint32_t place = __atomic_fetch_add(&early_count, 1, __ATOMIC_RELAXED) % EARLY;
+    __atomic_store_n(&early[place], (uint64_t)(uint32_t)to << 32 | (uint32_t)from, __ATOMIC_RELAXED);
+  } else if (!entry) entry = mn_hook_epoll_met(from);
   if (UNLIKELY(entry != NULL)) mn_hook_duplicated(entry, from, to);
-  else remember_twins(from, to);
   return to;
 }
 EXPORT int dup(int fd) { return duplicated(fd, made(REAL(dup)(fd))); }
@@ -1143,35 +1144,35 @@ EXPORT int epoll_ctl(int epfd, int operation, int fd, struct epoll_event *event)
   return LIKELY(!socket) ? REAL(epoll_ctl)(epfd, operation, fd, event)
                          : mn_hook_epoll_ctl(socket, epfd, operation, fd, event);
 }
-// The kernel has told of an epoll in which there was nothing of ours when the wait began. Another thread may have put a socket into it
-// meanwhile: then its tags are among the events.
-SMALL int told_meanwhile(int epfd, struct epoll_event *events, int capacity, int told, int64_t timeout, const sigset_t *mask) {
+// Once the table is open, each epoll that somebody waits in is in it (or cannot be).
+int32_t mn_epoll_begin(int32_t epfd, void *events, int32_t capacity, int64_t timeout, const void *mask) {
   void *epoll = entry_of(epfd);
-  return epoll ? mn_hook_epoll_told(epoll, epfd, events, capacity, told, timeout, mask) : told;
-}
-INLINE int told(int epfd, struct epoll_event *events, int capacity, int told, int64_t timeout, const sigset_t *mask) {
-  return LIKELY(told <= 0 || !MN_PEEK(mn_table_length)) ? told : told_meanwhile(epfd, events, capacity, told, timeout, mask);
+  if (!epoll) epoll = mn_hook_epoll_met(epfd);
+  return epoll ? mn_hook_epoll_wait(epoll, epfd, events, capacity, timeout, mask) : mn_real_epoll_wait(epfd, events, capacity, timeout, mask);
 }
 static int64_t nanoseconds_of(int timeout) { return timeout < 0 ? -1 : timeout * 1000000LL; }
+#define BEGUN(timeout)                                                                                             \
+  if (UNLIKELY(MN_PEEK(mn_table_length) != 0)) return mn_epoll_begin(epfd, events, capacity, timeout, mask)
+// It may have been opened meanwhile.
+SMALL int told(int epfd, struct epoll_event *events, int capacity, int told, int64_t timeout, const sigset_t *mask) {
+  return LIKELY(told <= 0 || !MN_PEEK(mn_table_length)) ? told : mn_hook_epoll_told(epfd, events, capacity, told, timeout, mask);
+}
 
 EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask) {
-  void *epoll = entry_of(epfd);
-  if (UNLIKELY(epoll != NULL)) return mn_hook_epoll_wait(epoll, epfd, events, capacity, nanoseconds_of(timeout), mask);
+  BEGUN(nanoseconds_of(timeout));
   return told(epfd, events, capacity, REAL(epoll_pwait)(epfd, events, capacity, timeout, mask), nanoseconds_of(timeout), mask);
 }
 EXPORT int epoll_wait(int epfd, struct epoll_event *events, int capacity, int timeout) {
-  void *epoll = entry_of(epfd);
-  if (UNLIKELY(epoll != NULL)) return mn_hook_epoll_wait(epoll, epfd, events, capacity, nanoseconds_of(timeout), NULL);
-  return told(epfd, events, capacity, REAL(epoll_wait)(epfd, events, capacity, timeout), nanoseconds_of(timeout), NULL);
+  const sigset_t *mask = NULL;
+  BEGUN(nanoseconds_of(timeout));
+  return told(epfd, events, capacity, REAL(epoll_wait)(epfd, events, capacity, timeout), nanoseconds_of(timeout), mask);
 }
 EXPORT int epoll_pwait2(int epfd, struct epoll_event *events, int capacity, const struct timespec *timeout, const sigset_t *mask) {
-  void *epoll = entry_of(epfd);
-  if (timeout && ((uint64_t)timeout->tv_nsec >= 1000000000u || timeout->tv_sec < 0))
-    return REAL(epoll_pwait2)(epfd, events, capacity, timeout, mask);
+  bool is_wrong = timeout && ((uint64_t)timeout->tv_nsec >= 1000000000u || timeout->tv_sec < 0);
   // Beyond about 290 years the nanoseconds would not fit: for ever.
-  int64_t limit = !timeout || timeout->tv_sec > INT64_MAX / 1000000000 - 1 ? -1 : timeout->tv_sec * 1000000000 + timeout->tv_nsec;
-  if (LIKELY(!epoll)) return told(epfd, events, capacity, REAL(epoll_pwait2)(epfd, events, capacity, timeout, mask), limit, mask);
-  return mn_hook_epoll_wait(epoll, epfd, events, capacity, limit, mask);
+  int64_t limit = !timeout || is_wrong || timeout->tv_sec > INT64_MAX / 1000000000 - 1 ? -1 : timeout->tv_sec * 1000000000 + timeout->tv_nsec;
+  if (!is_wrong) BEGUN(limit);
+  return told(epfd, events, capacity, REAL(epoll_pwait2)(epfd, events, capacity, timeout, mask), limit, mask);
 }
 
 // Programs that start others with an environment of their own making would leave the shim behind: what is missing of
@@ -1379,6 +1380,7 @@ EXPORT long syscall(long number, ...) {
   case SYS_shutdown: return shutdown((int)a, (int)b);
   case SYS_epoll_ctl: return epoll_ctl((int)a, (int)b, (int)c, (void *)d);
   case SYS_epoll_pwait: return epoll_pwait((int)a, (void *)b, (int)c, (int)d, (void *)e);
+  case SYS_epoll_pwait2: return epoll_pwait2((int)a, (void *)b, (int)c, (void *)d, (void *)e);
 #ifdef SYS_epoll_wait
   case SYS_epoll_wait: return epoll_wait((int)a, (void *)b, (int)c, (int)d);
 #endif

@@ -354,10 +354,13 @@ int32_t mn_real_ppoll(struct mn_pollfd *entries, uint64_t count, const struct mn
 int32_t mn_sleep(struct mn_pollfd *entries, uint64_t count, const struct mn_timespec *timeout, const void *mask, void *held);
 int32_t mn_real_pselect(int32_t count, void *read, void *write, void *except, const struct mn_timespec *timeout, const void *mask);
 int32_t mn_real_epoll_ctl(int32_t epfd, int32_t operation, int32_t fd, void *event);
+int32_t mn_real_epoll_ctl_of(int32_t epfd, int32_t operation, int32_t fd, uint32_t bits, uint64_t data);
 /// timeout in ns, negative: for ever. Falls back to millisecond waits on kernels before 5.11.
 int32_t mn_real_epoll_wait(int32_t epfd, void *events, int32_t capacity, int64_t timeout, const void *mask);
 /// The same; a thread that is cancelled in it lets `held` go.
 int32_t mn_epoll_sleep(int32_t epfd, void *events, int32_t capacity, int64_t timeout, const void *mask, void *held);
+/// As a call of the program's that begins now, whatever the number means.
+int32_t mn_epoll_begin(int32_t epfd, void *events, int32_t capacity, int64_t timeout, const void *mask);
 
 // System calls that leave errno alone and are no cancellation points; negative errno on failure.
 int64_t mn_sys_recvfrom(int32_t fd, void *data, size_t size, int32_t flags, void *address, uint32_t *length);
@@ -373,16 +376,15 @@ int32_t mn_sys_getsockname(int32_t fd, void *address, uint32_t *length);
 int32_t mn_sys_getpeername(int32_t fd, void *address, uint32_t *length);
 int32_t mn_sys_bind(int32_t fd, const void *address, uint32_t length);
 int32_t mn_sys_ppoll(struct mn_pollfd *entries, uint64_t count, const struct mn_timespec *timeout, const void *mask);
-int32_t mn_sys_epoll_ctl(int32_t epfd, int32_t operation, int32_t fd, void *event);
+int32_t mn_sys_epoll_ctl(int32_t epfd, int32_t operation, int32_t fd, uint32_t bits, uint64_t data);
+int32_t mn_sys_epoll_look(int32_t epfd, void *events, int32_t capacity);
 int32_t mn_sys_eventfd(void); /* non-blocking, close-on-exec */
 int32_t mn_sys_yield(void);
 /// Sleeps while the word, private to this process, has this value; wakes all who do.
 void mn_sys_futex_wait(void *word, uint32_t value);
 void mn_sys_futex_wake(void *word);
-/// Descriptors that dup and its like have made of unknown ones lately, by index below mn_twin_count.
-uint32_t mn_twin_count(void);
-/// - Returns: false when the two are not one file (any more).
-bool mn_twin_get(uint32_t index, int32_t *from, int32_t *to);
+/// Numbers that were duplicated before there was a table, one after the other; -1: no more.
+int32_t mn_early_duplicate(uint32_t index);
 /// Blocks every signal that may be blocked without hiding a fault; the old mask (8 bytes) goes to `old`.
 void mn_sys_signals_block(void *old);
 void mn_sys_signals_restore(const void *old);

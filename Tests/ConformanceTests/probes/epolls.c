@@ -1,6 +1,8 @@
 // epoll: every kind of registration, nested, shared, and changed while somebody waits.
 #include "probe.h"
 
+#include <sys/syscall.h>
+
 static int add(int e, int fd, unsigned bits, uint64_t data) {
   struct epoll_event event = {.events = bits, .data.u64 = data};
   return epoll_ctl(e, EPOLL_CTL_ADD, fd, &event);
@@ -372,13 +374,16 @@ CASE(closing, "closing a registered socket, its dup, and the epoll") {
   show_wait("in a new epoll", e, 8, 3000);
 }
 
-struct epoll_waiter { int epoll, timeout, count; uint64_t data; volatile pid_t thread; pthread_t handle; };
+struct epoll_waiter { int epoll, timeout, count; uint64_t data; bool in_time; volatile pid_t thread; pthread_t handle; };
 static void *wait_in_epoll(void *raw) {
   struct epoll_waiter *w = raw;
   struct epoll_event event = {0};
+  uint64_t end = now_ms() + (uint64_t)w->timeout;
   w->thread = gettid();
   w->count = epoll_wait(w->epoll, &event, 1, w->timeout);
   w->data = event.data.u64;
+  // (Found at the very end, it has not been woken.)
+  w->in_time = now_ms() < end;
   return NULL;
 }
 static bool is_asleep(pid_t thread) {
@@ -471,6 +476,17 @@ CASE(early_dup, "a dup of an epoll that was made before its first socket") {
   show_wait("by the first", e, 8, 3000);
 }
 
+CASE(closed_dup, "a dup of an epoll, by which all was registered, is closed before anybody waits by the first") {
+  int e = keep(epoll_create1(0)), f = keep(dup(e)), a = udp("a"), b = udp("b");
+  send_to(b, a, 1, 10), settle(a), recv(a, inbox, 10, 0);
+  add(f, a, EPOLLIN, 1);
+  drop(f);
+  send_to(b, a, 2, 10), settle(a);
+  show_wait("by the first", e, 8, 1000);
+  show_recv("recv", a, 10, 0);
+  show_wait("none", e, 8, 0);
+}
+
 CASE(forked_epoll, "an epoll that is inherited by fork, used by the child and then by the parent") {
   int a = udp("a"), b = udp("b"), e = keep(epoll_create1(0));
   add(e, a, EPOLLIN, 1);
@@ -543,4 +559,370 @@ CASE(hup, "shutdown and epoll") {
   show_wait("SHUT_RD", e, 8, 0);
   CALL("  shutdown = %s", shutdown(a, SHUT_WR));
   show_wait("SHUT_RDWR", e, 8, 0);
+}
+
+// ------------------------------------------------------------------------------------------- two ways into one queue
+
+// A datagram of the peer comes by the socket's own queue where the peer has no shim, one of this process by a ring. Neither may be told
+// of where the other has been told once.
+static int wait_by(int way, int e, struct epoll_event *events, int capacity, int timeout) {
+  struct timespec limit = {timeout / 1000, timeout % 1000 * 1000000L};
+  return way == 0 ? epoll_wait(e, events, capacity, timeout)
+                  : way == 1 ? epoll_pwait(e, events, capacity, timeout, NULL) : epoll_pwait2(e, events, capacity, &limit, NULL);
+}
+static const char *const ways_to_wait[] = {"epoll_wait", "epoll_pwait", "epoll_pwait2"};
+static void show_way(const char *what, int way, int e, int timeout) {
+  struct epoll_event events[8];
+  memset(events, POISON, sizeof events);
+  int n = wait_by(way, e, events, 8, timeout);
+  if (n > 1) qsort(events, (size_t)n, sizeof *events, by_data);
+  char line[400] = "";
+  for (int i = 0; i < n; i++) sprintf(line + strlen(line), " %#x of %llu", events[i].events, (unsigned long long)events[i].data.u64);
+  say("    %s: %d%s", what, n, line);
+}
+static void send_by(bool peers, int peer, int b, int to, unsigned seed) {
+  if (peers) peer_send(peer, to, seed, 10, 1);
+  else send_to(b, to, seed, 10);
+}
+static void take(int fd) {
+  settle(fd);
+  while (recv(fd, inbox, sizeof inbox, MSG_DONTWAIT) >= 0) {}
+}
+
+CASE(one_shot_ways, "one-shot: told by one way, then a datagram by the other; armed anew by MOD only") {
+  int b = udp("b"), peer = peer_open("peer");
+  for (int way = 0; way < 3; way++)
+    for (unsigned kind = 0; kind < 16; kind++) {
+      unsigned bits = EPOLLIN | EPOLLONESHOT | (kind & 1 ? (unsigned)EPOLLET : 0);
+      bool peers = kind & 2, taken = kind & 4, early = kind & 8;
+      int a = udp("a"), e = keep(epoll_create1(0));
+      send_by(true, peer, b, a, 1), take(a), send_by(false, peer, b, a, 1), take(a);
+      say("  %s%s, first by %s, %s, %s", ways_to_wait[way], kind & 1 ? ", EPOLLET" : "", peers ? "the peer" : "this process", taken ? "taken" : "not taken",
+          early ? "there before ADD" : "later");
+      if (early) send_by(peers, peer, b, a, 2), settle(a);
+      add(e, a, bits, 1);
+      if (!early) send_by(peers, peer, b, a, 2);
+      show_way("told", way, e, 3000);
+      if (taken) take(a);
+      send_by(!peers, peer, b, a, 3), settle(a);
+      show_way("not again", way, e, 10);
+      change(e, a, bits, 2);
+      show_way("armed anew", way, e, 3000);
+      take(a);
+      send_by(peers, peer, b, a, 4), settle(a);
+      show_way("not again", way, e, 0);
+      drop(a), drop(e);
+    }
+}
+
+CASE(one_shot_several, "one-shot, several sockets that say the same, and one of them by two numbers, the first closed") {
+  int b = udp("b"), peer = peer_open("peer"), e = keep(epoll_create1(0)), sockets[3];
+  for (int i = 0; i < 3; i++) {
+    sockets[i] = udp("some");
+    send_by(true, peer, b, sockets[i], 1), take(sockets[i]), send_by(false, peer, b, sockets[i], 1), take(sockets[i]);
+    add(e, sockets[i], EPOLLIN | EPOLLONESHOT, 7);
+  }
+  for (int i = 0; i < 3; i++) {
+    send_by(i % 2, peer, b, sockets[i], 1), settle(sockets[i]);
+    show_way("told", 0, e, 3000);
+    send_by(i % 2 == 0, peer, b, sockets[i], 2), settle(sockets[i]);
+    show_way("not again", 0, e, 10);
+  }
+  int other = keep(dup(sockets[0]));
+  change(e, sockets[0], EPOLLIN | EPOLLONESHOT, 8);
+  take(sockets[0]);
+  drop(sockets[0]);
+  send_by(false, peer, b, other, 3);
+  show_way("told by a number that is closed", 0, e, 3000);
+  take(other);
+  send_by(true, peer, b, other, 4), settle(other);
+  show_way("not again", 0, e, 10);
+  for (int i = 1; i < 3; i++) change(e, sockets[i], EPOLLIN | EPOLLONESHOT, 9);
+  int told = 0;
+  struct epoll_event event;
+  while (told < 9 && epoll_wait(e, &event, 1, 20) == 1) told++;
+  say("    the other two: %d", told);
+}
+
+static int shared_way;
+static volatile int told_by_now;
+static volatile bool waits_end;
+static void *waits(void *unused) {
+  struct epoll_event event;
+  while (!waits_end)
+    if (wait_by(shared_way, shared_epoll, &event, 1, 20) == 1) __atomic_fetch_add(&told_by_now, 1, __ATOMIC_RELAXED);
+  return NULL;
+}
+static int told_until(int wanted) {
+  for (int i = 0; i < 3000 && told_by_now < wanted; i++) usleep(1000);
+  usleep(3000);
+  return told_by_now;
+}
+CASE(one_shot_threads, "one-shot, two threads in the wait, datagrams by both ways: each time one is told once") {
+  int b = udp("b"), peer = peer_open("peer"), a = udp("a");
+  send_by(true, peer, b, a, 1), take(a), send_by(false, peer, b, a, 1), take(a);
+  for (shared_way = 0; shared_way < 3; shared_way++)
+    for (int edge = 0; edge < 2; edge++) {
+      unsigned bits = EPOLLIN | EPOLLONESHOT | (edge ? (unsigned)EPOLLET : 0);
+      shared_epoll = keep(epoll_create1(0));
+      add(shared_epoll, a, bits, 1);
+      pthread_t threads[2];
+      waits_end = false, told_by_now = 0;
+      for (int i = 0; i < 2; i++) pthread_create(&threads[i], NULL, waits, NULL);
+      int wrong = 0;
+      for (int round = 0; round < 20; round++) {
+        send_by(round % 2, peer, b, a, 2);
+        send_by(round % 2 == 0, peer, b, a, 3);
+        wrong += told_until(round + 1) != round + 1;
+        take(a);
+        send_by(round % 3, peer, b, a, 4), settle(a);
+        wrong += told_until(round + 1) != round + 1;
+        take(a);
+        change(shared_epoll, a, bits, 1);
+      }
+      waits_end = true;
+      for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+      say("  %s%s: %d of 20 wrong", ways_to_wait[shared_way], edge ? ", EPOLLET" : "", wrong);
+    }
+}
+
+static void until_asleep(struct epoll_waiter *waiter) {
+  for (int asleep = 0; asleep < 5;) {
+    usleep(1000);
+    asleep = waiter->thread && is_asleep(waiter->thread) ? asleep + 1 : 0;
+  }
+}
+static void start_waiter(struct epoll_waiter *waiter) {
+  if (pthread_create(&waiter->handle, NULL, wait_in_epoll, waiter) != 0) give_up("pthread_create");
+  until_asleep(waiter);
+}
+
+CASE(both_asleep, "a socket and its dup in one epoll, one deleted, told or of no interest: a thread that sleeps hears of the other") {
+  for (int how = 0; how < 4; how++) {
+    int a = udp("a"), b = udp("b"), e = keep(epoll_create1(0)), c = keep(dup(a));
+    send_to(b, a, 1, 10), take(a);
+    add(e, a, how == 1 ? EPOLLIN | EPOLLONESHOT : EPOLLIN, 1);
+    add(e, c, how == 2 ? EPOLLIN | EPOLLONESHOT : EPOLLIN, 2);
+    if (how == 0) epoll_ctl(e, EPOLL_CTL_DEL, a, NULL);
+    if (how == 3) change(e, a, 0, 1);
+    if (how == 1 || how == 2) {
+      send_to(b, a, 1, 10), settle(a);
+      show_wait("both", e, 8, 3000);
+      show_wait("one", e, 8, 3000);
+      take(a);
+    }
+    struct epoll_waiter waiter = {.epoll = e, .timeout = 1000};
+    start_waiter(&waiter);
+    send_to(b, a, 2, 10);
+    pthread_join(waiter.handle, NULL);
+    say("  %d: %d, data %d, %s", how, waiter.count, (int)waiter.data, waiter.in_time ? "woken" : "NOT WOKEN");
+    drop(a), drop(b), drop(c), drop(e);
+  }
+}
+
+CASE(two_epolls, "two epolls with one socket, a thread asleep in each: both hear of a datagram that nobody takes") {
+  for (int how = 0; how < 4; how++) {
+    int a = udp("a"), b = udp("b"), wrong = 0;
+    send_to(b, a, 1, 10), take(a);
+    struct epoll_waiter waiters[2] = {{.timeout = 300}, {.timeout = 300}};
+    for (int i = 0; i < 2; i++) {
+      waiters[i].epoll = keep(epoll_create1(0));
+      add(waiters[i].epoll, a, how >> i & 1 ? EPOLLIN | EPOLLET : EPOLLIN, (uint64_t)i + 1);
+    }
+    for (int round = 0; round < 10; round++) {
+      for (int i = 0; i < 2; i++) waiters[i].thread = 0, start_waiter(&waiters[i]);
+      send_to(b, a, 2, 10);
+      for (int i = 0; i < 2; i++) pthread_join(waiters[i].handle, NULL), wrong += waiters[i].count != 1 || waiters[i].data != (uint64_t)i + 1 || !waiters[i].in_time;
+      take(a);
+    }
+    say("  %s, %s: %d wrong", how & 1 ? "edge" : "level", how & 2 ? "edge" : "level", wrong);
+    for (int i = 0; i < 2; i++) drop(waiters[i].epoll);
+    drop(a), drop(b);
+  }
+}
+
+static double thread_seconds(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+CASE(nothing_wanted, "a datagram that nobody wants to hear of costs a wait no time of the processor") {
+  static const unsigned wanted[] = {0, EPOLLPRI, EPOLLRDHUP | EPOLLET, EPOLLIN | EPOLLONESHOT};
+  for (unsigned i = 0; i < LENGTH(wanted); i++) {
+    int a = udp("a"), b = udp("b"), e = keep(epoll_create1(0));
+    send_to(b, a, 1, 10), take(a);
+    add(e, a, wanted[i], 1);
+    if (wanted[i] & EPOLLONESHOT) send_to(b, a, 1, 10), show_wait("told", e, 8, 3000);
+    send_to(b, a, 1, 10), settle(a);
+    double before = thread_seconds();
+    show_wait("nothing", e, 8, 300);
+    say("  it slept: %s", thread_seconds() - before < 0.15 ? "yes" : "NO");
+    change(e, a, EPOLLIN, 2);
+    show_wait("wanted", e, 8, 3000);
+    drop(a), drop(b), drop(e);
+  }
+}
+
+CASE(shut, "shutdown, then a datagram: what is reported with it") {
+  static const unsigned wanted[] = {EPOLLIN, EPOLLIN | EPOLLRDHUP, EPOLLRDHUP, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, EPOLLIN | EPOLLRDHUP | EPOLLONESHOT};
+  for (int how = 0; how < 3; how++)
+    for (unsigned i = 0; i < LENGTH(wanted); i++) {
+      int a = udp("a"), b = udp("b"), e = keep(epoll_create1(0));
+      struct sockaddr_in to = name_of(b);
+      connect(a, (void *)&to, sizeof to);
+      shutdown(a, how);
+      send_to(b, a, 1, 10);
+      for (int tries = 0, queued = 0; tries < 1000 && queued == 0; tries++) usleep(1000), ioctl(a, FIONREAD, &queued);
+      add(e, a, wanted[i], 1);
+      show_wait("a datagram", e, 8, 3000);
+      show_wait("again", e, 8, 0);
+      take(a);
+      show_wait("taken", e, 8, 0);
+      drop(a), drop(b), drop(e);
+    }
+}
+
+CASE(limits, "what is asked for: events beyond any array, times, data that are anything") {
+  int a = udp("a"), b = udp("b"), e = keep(epoll_create1(0)), pipes[2];
+  if (pipe(pipes) != 0) give_up("pipe");
+  keep(pipes[0]), keep(pipes[1]);
+  struct epoll_event events[8];
+  struct timespec none = {0, 0}, wrong = {0, 1000000000}, before = {-1, 0}, late = {INT64_MAX, 999999999};
+  for (int round = 0; round < 2; round++) {
+    CALL("  INT_MAX = %s", epoll_wait(e, events, INT_MAX, 0));
+    CALL("  INT_MAX by epoll_pwait2 = %s", epoll_pwait2(e, events, INT_MAX, &none, NULL));
+    CALL("  too many by one = %s", epoll_wait(e, events, INT_MAX / (int)sizeof *events + 1, 0));
+    CALL("  none = %s", epoll_wait(e, events, 0, 0));
+    CALL("  INT_MIN = %s", epoll_wait(e, events, INT_MIN, -1));
+    CALL("  a second of a thousand million = %s", epoll_pwait2(e, events, 8, &wrong, NULL));
+    CALL("  before = %s", epoll_pwait2(e, events, 8, &before, NULL));
+    if (round == 0) {
+      add(e, a, EPOLLIN, 0x4d4e000000000000), add(e, pipes[0], EPOLLIN, 0x4d4e000000000000 + 4 * 31680);
+      send_to(b, a, 1, 10), settle(a);
+    }
+  }
+  CALL("  late = %s", epoll_pwait2(e, events, 8, &late, NULL));
+  CALL("  INT_MIN ms = %s", epoll_wait(e, events, 8, INT_MIN));
+  CALL("  by syscall = %s", syscall(SYS_epoll_pwait2, e, events, 8, &none, NULL, 8));
+  say("  %#x of %llx", events[0].events, (unsigned long long)events[0].data.u64);
+  show_recv("recv", a, 100, 0);
+  write(pipes[1], "x", 1);
+  for (int round = 0; round < 9; round++) {
+    memset(events, POISON, sizeof events);
+    CALL("  the pipe = %s", epoll_wait(e, events, 8, 300));
+    say("  %#x of %llx", events[0].events, (unsigned long long)events[0].data.u64);
+  }
+}
+
+CASE(same_data, "two sockets with the same data, one datagram by each way: two events") {
+  for (int once = 0; once < 2; once++) {
+    unsigned bits = EPOLLIN | (once ? EPOLLONESHOT : 0);
+    int a = udp("a"), b = udp("b"), c = udp("c"), e = keep(epoll_create1(0)), peer = peer_open("peer"), told = 0;
+    send_to(b, a, 1, 10), take(a), send_to(b, c, 1, 10), take(c);
+    add(e, a, bits, 5), add(e, c, bits, 5);
+    send_to(b, a, 1, 10), settle(a);
+    peer_send(peer, c, 1, 10, 1), settle(c);
+    // All in all: what is ready may be told in two calls.
+    struct epoll_event events[8];
+    for (int n = 1; n > 0 && told < 20 && (once || told < 2); told += n) n = epoll_wait(e, events, 8, 20);
+    say("  %d", told);
+    drop(a), drop(b), drop(c), drop(e);
+  }
+}
+
+CASE(loops, "epolls in epolls: loops and depth are the kernel's to judge, with a socket in the innermost") {
+  int a = udp("a"), b = udp("b"), chain[7];
+  for (int i = 0; i < 7; i++) chain[i] = keep(epoll_create1(0));
+  CALL("  the socket = %s", add(chain[0], a, EPOLLIN, 1));
+  for (int i = 1; i < 7; i++) CALL("  one deeper = %s", add(chain[i], chain[i - 1], EPOLLIN, (uint64_t)i + 1));
+  CALL("  a loop = %s", add(chain[0], chain[3], EPOLLIN, 9));
+  CALL("  itself = %s", add(chain[0], chain[0], EPOLLIN, 9));
+  CALL("  exclusive = %s", add(chain[6], chain[0], EPOLLIN | EPOLLEXCLUSIVE, 9));
+  send_to(b, a, 1, 10);
+  for (int i = 4; i >= 0; i--) show_wait("it", chain[i], 8, 3000);
+  show_recv("recv", a, 100, 0);
+  for (int i = 0; i < 5; i++) show_wait("none", chain[i], 8, 0);
+}
+
+CASE(closed_unwatched, "an epoll that had none of our sockets when a thread began to wait in it, and is closed meanwhile") {
+  for (int how = 0; how < 8; how++) {
+    bool adds = how & 1, reuses = how & 2, piped = how & 4;
+    int a = udp("a"), b = udp("b"), c = udp("c"), first = epoll_create1(0), pipes[2];
+    if (pipe(pipes) != 0) give_up("pipe");
+    keep(pipes[0]), keep(pipes[1]);
+    send_to(b, a, 1, 10), take(a), send_to(b, c, 1, 10), take(c);
+    add(first, pipes[0], EPOLLIN, 3);
+    struct epoll_waiter waiter = {.epoll = first, .timeout = 2000};
+    start_waiter(&waiter);
+    if (adds) add(first, a, EPOLLIN, 1);
+    close(first);
+    int second = keep(epoll_create1(0));
+    add(second, c, EPOLLIN, 2);
+    if (reuses) {
+      send_to(b, c, 2, 10), settle(c);
+      show_wait("the second", second, 8, 3000);
+      take(c);
+    }
+    if (!adds || piped) write(pipes[1], "x", 1);
+    else send_to(b, a, 4, 10);
+    pthread_join(waiter.handle, NULL);
+    say("  the first: %d, data %d", waiter.count, (int)waiter.data);
+    send_to(b, c, 5, 10), settle(c);
+    show_wait("the second", second, 8, 3000);
+    drop(a), drop(b), drop(c), drop(second), drop(pipes[0]), drop(pipes[1]);
+  }
+}
+
+CASE(shared_by_fork, "a child adds sockets of its own to an epoll that it shares with its parent, which goes on with its own") {
+  int e = keep(epoll_create1(0)), a = udp("a"), b = udp("b"), gate[2];
+  send_to(b, a, 1, 10), take(a);
+  add(e, a, EPOLLIN, 1);
+  if (pipe(gate) != 0) give_up("pipe");
+  add(e, gate[0], EPOLLIN, 2);
+  pid_t child = fork();
+  if (child == 0) {
+    // More than there is memory for, as it was.
+    for (int i = 0; i < 90; i++) {
+      int c = udp("c");
+      if (add(e, c, EPOLLIN, 3) != 0) _exit(1);
+      send_to(b, c, 1, 10), settle(c);
+    }
+    write(gate[1], "x", 1);
+    usleep(100000);
+    _exit(0);
+  }
+  struct epoll_event events[128];
+  bool heard = false;
+  for (uint64_t end = now_ms() + 5000; !heard && now_ms() < end;) {
+    int n = epoll_wait(e, events, 128, 1000);
+    for (int i = 0; i < n; i++) heard |= events[i].data.u64 == 2;
+  }
+  int status = -1;
+  waitpid(child, &status, 0);
+  say("  the parent heard of the pipe: %s; the child ended with %d", heard ? "yes" : "NO", status);
+  close(gate[0]), close(gate[1]);
+}
+
+CASE(closed_by_child, "a child closes what it has from its parent, epoll and sockets: the parent's thread, asleep in it, is woken all the same") {
+  for (int how = 0; how < 4; how++) {
+    int a = udp("a"), b = udp("b"), e = keep(epoll_create1(0));
+    send_to(b, a, 1, 10), take(a);
+    add(e, a, how == 3 ? EPOLLIN | EPOLLONESHOT : EPOLLIN, 1);
+    pid_t child = fork();
+    if (child == 0) {
+      if (how == 0) close(a);
+      else if (how == 1) close(e);
+      else close_range(3, ~0u, 0);
+      _exit(0);
+    }
+    int status = -1;
+    waitpid(child, &status, 0);
+    struct epoll_waiter waiter = {.epoll = e, .timeout = 1000};
+    start_waiter(&waiter);
+    send_to(b, a, 2, 10);
+    pthread_join(waiter.handle, NULL);
+    say("  %d: %d, data %d, %s", how, waiter.count, (int)waiter.data, waiter.in_time ? "woken" : "NOT WOKEN");
+    take(a);
+    drop(a), drop(b), drop(e);
+  }
 }

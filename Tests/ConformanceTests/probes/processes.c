@@ -1,6 +1,7 @@
 // fork, vfork and their kin: with threads, while others send, without exec, daemons, prefork servers.
 #include "probe.h"
 
+#include <dirent.h>
 #include <sched.h>
 #include <spawn.h>
 #include <sys/syscall.h>
@@ -328,4 +329,103 @@ CASE(spawned, "posix_spawn with file actions on sockets: the program sends by wh
     settle(b);
     show_recv("the parent goes on", b, 100, 0);
   }
+}
+
+/// How many descriptors the process has, the one that counts included.
+static int descriptor_count(void) {
+  int count = 0;
+  DIR *directory = opendir("/proc/self/fd");
+  while (directory && readdir(directory)) count++;
+  closedir(directory);
+  return count;
+}
+
+static volatile int epoll_entered;
+static void *waits_in_epoll(void *epoll) {
+  struct epoll_event event;
+  __atomic_fetch_add(&epoll_entered, 1, __ATOMIC_SEQ_CST);
+  epoll_wait((int)(long)epoll, &event, 1, -1);
+  return NULL;
+}
+
+CASE(no_descriptor_stays, "fork after fork, beside threads that wait in epolls, some of them closed: no descriptor stays, neither here nor in a child that closes") {
+  int a = udp("a"), b = udp("b"), before = 0, grown = 0, gates[4][2];
+  struct sockaddr_in to_a = name_of(a);
+  send_one(b, &to_a, 1), receive_one(a, 1);
+  // One that has had nothing else.
+  pid_t first = fork();
+  if (first == 0) close(a), close(b), _exit(descriptor_count());
+  waitpid(first, &before, 0);
+  before = WEXITSTATUS(before);
+  for (int round = 0; round < 12; round++) {
+    // A pipe; a socket as well; closed; closed, and the socket, too.
+    int epolls[4], sockets[4];
+    pthread_t threads[4];
+    epoll_entered = 0;
+    for (int i = 0; i < 4; i++) {
+      epolls[i] = epoll_create1(0);
+      if (pipe(gates[i]) != 0) give_up("pipe");
+      struct epoll_event event = {EPOLLIN, {.u64 = 1}};
+      epoll_ctl(epolls[i], EPOLL_CTL_ADD, gates[i][0], &event);
+      sockets[i] = socket(AF_INET, SOCK_DGRAM, 0);
+      struct sockaddr_in name = ipv4("127.0.0.1", 0);
+      bind(sockets[i], (void *)&name, sizeof name);
+      if (i > 0) epoll_ctl(epolls[i], EPOLL_CTL_ADD, sockets[i], &event);
+      pthread_create(&threads[i], NULL, waits_in_epoll, (void *)(long)epolls[i]);
+    }
+    while (epoll_entered < 4) sched_yield();
+    usleep(20000);
+    close(epolls[2]), close(epolls[3]), close(sockets[3]);
+    for (int i = 0; i < 3; i++) {
+      pid_t child = fork();
+      if (child == 0) {
+        // What it closes is all that it has of the parent's.
+        for (int j = 0; j < 4; j++) {
+          close(gates[j][0]), close(gates[j][1]);
+          if (j < 2) close(epolls[j]);
+          if (j < 3) close(sockets[j]);
+        }
+        close(a), close(b);
+        _exit(descriptor_count() != before);
+      }
+      int status = -1;
+      waitpid(child, &status, 0);
+      grown += status != 0;
+    }
+    for (int i = 0; i < 4; i++) {
+      if (write(gates[i][1], "x", 1) != 1) give_up("write");
+      pthread_join(threads[i], NULL);
+      close(gates[i][0]), close(gates[i][1]);
+      if (i < 2) close(epolls[i]);
+      if (i < 3) close(sockets[i]);
+    }
+    static int ours;
+    if (round == 0) ours = descriptor_count();
+    else if (descriptor_count() != ours) say("  round %d: %d here, and %d before", round, descriptor_count(), ours);
+  }
+  say("  children that had others than the first: %d", grown);
+  // Generations: each child forks the next, with an epoll that it closes.
+  int gate[2], e = epoll_create1(0), last = 0;
+  struct epoll_event event = {EPOLLIN, {.u64 = 1}};
+  epoll_ctl(e, EPOLL_CTL_ADD, a, &event);
+  if (pipe(gate) != 0) give_up("pipe");
+  for (int depth = 0; depth < 6; depth++) {
+    pid_t child = fork();
+    if (child != 0) {
+      int status = -1;
+      waitpid(child, &status, 0);
+      if (depth == 0) break;
+      _exit(0);
+    }
+    int f = epoll_create1(0);
+    epoll_ctl(f, EPOLL_CTL_ADD, a, &event), epoll_wait(f, &event, 1, 0), epoll_wait(e, &event, 1, 0);
+    close(f);
+    int count = descriptor_count();
+    write(gate[1], &count, sizeof count);
+    if (depth == 5) _exit(0);
+  }
+  int counts[6] = {0};
+  for (int i = 0; i < 6; i++) last += read(gate[0], &counts[i], sizeof counts[i]) == sizeof counts[i];
+  say("  %d generations, the last has %d more than the third", last, counts[5] - counts[2]);
+  close(gate[0]), close(gate[1]), close(e);
 }
