@@ -41,7 +41,8 @@ enum Control {
     var request = mn_request()
     unsafe fill(&request, kind: MN_REQUEST_HELLO, process)
     unsafe withUnsafeMutableBytes(of: &request.program) { program in
-      unsafe withUnsafeBytes(of: &process.pointee.executable) { unsafe mn_copy(program.baseAddress!, $0.baseAddress!, 64) }
+      // (Not `&`: that would be an access to all of the process, while other threads take its lock.)
+      unsafe withUnsafeBytes(of: process.pointee.executable) { unsafe mn_copy(program.baseAddress!, $0.baseAddress!, 64) }
     }
     if !send(high, &request, passing: -1) {
       Process.drop(high)

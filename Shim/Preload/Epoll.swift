@@ -34,7 +34,7 @@ struct Watch: ~Copyable {
   var nextFree: UnsafeMutablePointer<Watch>?
 
   /// With the watch's address below it, and where it is the shadow's 1 and the count of changes (bits 1 and 2).
-  private static let tag: UInt64 = 0x4d4e << 48
+  private static let tag = UInt64(MN_EPOLL_TAG) << 48
   private static let tagMask: UInt64 = 0xffff << 48
   static let changing: UInt32 = 1
   static let fired: UInt32 = 2
@@ -97,18 +97,20 @@ typealias WatchPointer = UnsafeMutablePointer<Watch>
 ///
 /// Changed under the process's lock, looked at without it; `hot` and `turn` are any waiter's.
 @safe
+///
+/// The trampolines see the first three words (`mn_epoll`).
 struct Epoll: ~Copyable {
   @Shared var kind: UInt32
   /// Where a socket's `mn_head` says what its trampolines may do alone: nothing.
   @Shared var alone: UInt32
+  /// Watches on sockets that have an endpoint.
+  @Shared var attached: Int32
   @Shared var descriptors: UInt32
   /// A descriptor of ours, which nobody else closes: by it the kernel is asked.
   @Shared var hidden: Int32
   /// Calls that wait in it (`hold`), and the thread that was the last to begin.
   let waiters: Atomic<UInt32>
   @Shared var waiter: UInt32
-  /// Watches on sockets that have an endpoint.
-  @Shared var attached: Int32
   /// Counts the epolls that have been here: a call that does not hold its own yet may go on after that was closed.
   @Shared var generation: UInt32
   /// Those that were ready lately: looked at without a system call. All others are found through the kernel.
@@ -900,12 +902,6 @@ public func epollWait(
   guard let epoll = unsafe Epoll.from(entry), let process = unsafe process, let events = unsafe events,
     let directory = unsafe process.pointee.directory, capacity > 0 && capacity <= Int32.max / Int32(mn_epoll_event_size())
   else { return unsafe mn_real_epoll_wait(epfd, events, capacity, timeout, mask) }
-  if unsafe epoll.pointee.attached == 0 && process.pointee.lostSockets.load(ordering: .relaxed) == 0 {
-    // What is ready now is all the kernel's.
-    let told = unsafe mn_real_epoll_wait(epfd, events, capacity, 0, mask)
-    if told < 0 || told == 0 && timeout == 0 { return told }
-    if told > 0 { return unsafe epollTold(epfd, events, capacity, told, timeout, mask) }
-  }
   var wait = unsafe EpollWait(epoll, epfd, events, capacity)
   defer { wait.letGo() }
   return unsafe wait.run(timeout, mask, process, directory)

@@ -1144,10 +1144,17 @@ EXPORT int epoll_ctl(int epfd, int operation, int fd, struct epoll_event *event)
   return LIKELY(!socket) ? REAL(epoll_ctl)(epfd, operation, fd, event)
                          : mn_hook_epoll_ctl(socket, epfd, operation, fd, event);
 }
+SMALL int told(int epfd, struct epoll_event *events, int capacity, int told, int64_t timeout, const sigset_t *mask);
 // Once the table is open, each epoll that somebody waits in is in it (or cannot be).
 int32_t mn_epoll_begin(int32_t epfd, void *events, int32_t capacity, int64_t timeout, const void *mask) {
-  void *epoll = entry_of(epfd);
+  struct mn_epoll *epoll = entry_of(epfd);
   if (!epoll) epoll = mn_hook_epoll_met(epfd);
+  if (epoll && MN_PEEK(epoll->kind) == MN_KIND_EPOLL && !MN_PEEK(epoll->attached)) {
+    // What is ready now is all the kernel's.
+    int now = mask ? REAL(epoll_pwait)(epfd, events, capacity, 0, mask) : REAL(epoll_wait)(epfd, events, capacity, 0);
+    if (now < 0 || (now == 0 && timeout == 0)) return now;
+    if (now > 0) return told(epfd, events, capacity, now, timeout, mask);
+  }
   return epoll ? mn_hook_epoll_wait(epoll, epfd, events, capacity, timeout, mask) : mn_real_epoll_wait(epfd, events, capacity, timeout, mask);
 }
 static int64_t nanoseconds_of(int timeout) { return timeout < 0 ? -1 : timeout * 1000000LL; }
@@ -1155,7 +1162,10 @@ static int64_t nanoseconds_of(int timeout) { return timeout < 0 ? -1 : timeout *
   if (UNLIKELY(MN_PEEK(mn_table_length) != 0)) return mn_epoll_begin(epfd, events, capacity, timeout, mask)
 // It may have been opened meanwhile.
 SMALL int told(int epfd, struct epoll_event *events, int capacity, int told, int64_t timeout, const sigset_t *mask) {
-  return LIKELY(told <= 0 || !MN_PEEK(mn_table_length)) ? told : mn_hook_epoll_told(epfd, events, capacity, told, timeout, mask);
+  if (LIKELY(!MN_PEEK(mn_table_length))) return told;
+  for (int i = 0; i < told; i++)
+    if (UNLIKELY(events[i].data.u64 >> 48 == MN_EPOLL_TAG)) return mn_hook_epoll_told(epfd, events, capacity, told, timeout, mask);
+  return told;
 }
 
 EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask) {
@@ -1240,33 +1250,28 @@ EXPORT int fexecve(int fd, char *const *arguments, char *const *environment) {
 // The forms without an environment of their own pass on what the process has, which unsetenv may have changed.
 EXPORT int execv(const char *path, char *const *arguments) { return execve(path, arguments, environ); }
 EXPORT int execvp(const char *file, char *const *arguments) { return execvpe(file, arguments, environ); }
-// The arguments one by one, as libc's own make of them (which then call past us).
-#define EXEC_LIST(first)                                                                                           \
+// The arguments one by one, as libc's own make of them (which then call past us). After the last, execle has the environment.
+static int exec_list(bool searches, bool has_environment, const char *name, const char *first, va_list list) {
+  va_list ahead;
+  size_t count = 1;
+  va_copy(ahead, list);
+  while (va_arg(ahead, char *)) count++;
+  va_end(ahead);
+  char **arguments = __builtin_alloca((count + 1) * sizeof(char *));
+  arguments[0] = (char *)first;
+  for (size_t i = 1; i <= count; i++) arguments[i] = va_arg(list, char *);
+  char *const *environment = has_environment ? va_arg(list, char *const *) : environ;
+  return searches ? execvpe(name, arguments, environment) : execve(name, arguments, environment);
+}
+#define EXEC_LIST(searches, has_environment, name)                                                                 \
   va_list list;                                                                                                    \
-  size_t count = 1;                                                                                                \
   va_start(list, first);                                                                                           \
-  while (va_arg(list, char *)) count++;                                                                            \
+  int result = exec_list(searches, has_environment, name, first, list);                                            \
   va_end(list);                                                                                                    \
-  char **arguments = __builtin_alloca((count + 1) * sizeof(char *));                                               \
-  arguments[0] = (char *)first;                                                                                    \
-  va_start(list, first);                                                                                           \
-  for (size_t i = 1; i <= count; i++) arguments[i] = va_arg(list, char *)
-EXPORT int execl(const char *path, const char *first, ...) {
-  EXEC_LIST(first);
-  va_end(list);
-  return execve(path, arguments, environ);
-}
-EXPORT int execlp(const char *file, const char *first, ...) {
-  EXEC_LIST(first);
-  va_end(list);
-  return execvpe(file, arguments, environ);
-}
-EXPORT int execle(const char *path, const char *first, ...) {
-  EXEC_LIST(first);
-  char *const *environment = va_arg(list, char *const *);
-  va_end(list);
-  return execve(path, arguments, environment);
-}
+  return result
+EXPORT int execl(const char *path, const char *first, ...) { EXEC_LIST(false, false, path); }
+EXPORT int execlp(const char *file, const char *first, ...) { EXEC_LIST(true, false, file); }
+EXPORT int execle(const char *path, const char *first, ...) { EXEC_LIST(false, true, path); }
 static int spawn(__typeof__(real.posix_spawn) call, pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
                  const posix_spawnattr_t *attributes, char *const *arguments, char *const *environment) {
   KEEPING(environment);

@@ -150,6 +150,16 @@ struct mn_head {
   struct mn_look looks[2];
 };
 
+/// The high 16 bits of what is registered with the kernel's epolls for us: no address, and no descriptor.
+enum { MN_EPOLL_TAG = 0x4d4e };
+/// What an epoll's entry begins with.
+enum { MN_KIND_EPOLL = 2 };
+struct mn_epoll {
+  uint32_t kind;
+  uint32_t alone;
+  int32_t attached; /* sockets with an endpoint that are watched; 0: all that it tells is the kernel's */
+};
+
 /// The rules that verdicts were made by: the directory's generation, moved so that two directories never share a value.
 extern MN_HIDDEN const uint32_t *mn_rules_word;
 extern MN_HIDDEN uint32_t mn_rules_shift;
