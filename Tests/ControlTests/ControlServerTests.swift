@@ -888,7 +888,8 @@ private func enterNewNetworkNamespace() -> Bool {
         var lie = client.request(MN_REQUEST_HELLO)
         lie.magic = 0
         try client.send(lie)
-        try client.send(client.request(MN_REQUEST_OPEN), descriptors: descriptors)
+        // (Where the daemon has hung up already, nothing is sent.)
+        try? client.send(client.request(MN_REQUEST_OPEN), descriptors: descriptors)
       }
       // Ours is the last one where the daemon was quicker.
       SlowClose.shared.close(slow, of: 0)
@@ -929,9 +930,13 @@ private func enterNewNetworkNamespace() -> Bool {
         }
       }
       var replies = 0
-      while let reply = try? deaf.receive() {
+      // What the daemon has left unread is told once, before its replies (ECONNRESET).
+      var first = try? deaf.receive()
+      if first == nil { first = try? deaf.receive() }
+      while let reply = first {
         #expect(reply.header.status == 0)
         replies += 1
+        first = try? deaf.receive()
       }
       #expect((4...32).contains(replies), "\(replies)")
     }
