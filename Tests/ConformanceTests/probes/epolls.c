@@ -406,7 +406,7 @@ CASE(closed_waiting, "an epoll that is closed while a thread waits in it, and an
       send_to(b, a, 1, 10), settle(a), recv(a, inbox, 100, 0);
       send_to(b, c, 1, 10), settle(c), recv(c, inbox, 100, 0);
       if (epoll_ctl(first, EPOLL_CTL_ADD, a, &event) != 0) give_up("epoll_ctl");
-      struct epoll_waiter waiter = {.epoll = first, .timeout = how == 2 ? 300 : 5000};
+      struct epoll_waiter waiter = {.epoll = first, .timeout = how == 2 ? 1000 : 5000};
       if (pthread_create(&waiter.handle, NULL, wait_in_epoll, &waiter) != 0) give_up("pthread_create");
       for (int asleep = 0; asleep < 5;) {
         usleep(1000);
@@ -711,7 +711,7 @@ CASE(both_asleep, "a socket and its dup in one epoll, one deleted, told or of no
       show_wait("one", e, 8, 3000);
       take(a);
     }
-    struct epoll_waiter waiter = {.epoll = e, .timeout = 1000};
+    struct epoll_waiter waiter = {.epoll = e, .timeout = 5000};
     start_waiter(&waiter);
     send_to(b, a, 2, 10);
     pthread_join(waiter.handle, NULL);
@@ -724,7 +724,7 @@ CASE(two_epolls, "two epolls with one socket, a thread asleep in each: both hear
   for (int how = 0; how < 4; how++) {
     int a = udp("a"), b = udp("b"), wrong = 0;
     send_to(b, a, 1, 10), take(a);
-    struct epoll_waiter waiters[2] = {{.timeout = 300}, {.timeout = 300}};
+    struct epoll_waiter waiters[2] = {{.timeout = 5000}, {.timeout = 5000}};
     for (int i = 0; i < 2; i++) {
       waiters[i].epoll = keep(epoll_create1(0));
       add(waiters[i].epoll, a, how >> i & 1 ? EPOLLIN | EPOLLET : EPOLLIN, (uint64_t)i + 1);
@@ -917,7 +917,7 @@ CASE(closed_by_child, "a child closes what it has from its parent, epoll and soc
     }
     int status = -1;
     waitpid(child, &status, 0);
-    struct epoll_waiter waiter = {.epoll = e, .timeout = 1000};
+    struct epoll_waiter waiter = {.epoll = e, .timeout = 5000};
     start_waiter(&waiter);
     send_to(b, a, 2, 10);
     pthread_join(waiter.handle, NULL);
