@@ -63,19 +63,19 @@ enum Wait {
       unsafe socket.pointee.isOffloaded && !Socket.isNonblocking(socket, flags) && !socket.pointee.impatient
     else { return false }
     let handled = Handled()
-    var until: UInt64 = 0
+    var start: UInt64 = 0, until: UInt64 = 0
     while unsafe !Socket.hasInput(socket) {
-      if until == 0 {
+      if start == 0 {
         mn_look_begins()
+        start = mn_cycles()
         _ = mn_sys_yield()
-        until = 1
       } else {
         let now = mn_cycles()
-        if until == 1 { until = now &+ Spinner.longest / 4 } else if now > until { return false }
+        if until == 0 { until = Spinner.lookUntil(now, since: start) } else if now > until { return false }
         mn_pause()
       }
     }
-    return unsafe until != 0 && !handled.isChanged && mn_table_get(number) == UnsafeMutableRawPointer(socket)
+    return unsafe start != 0 && !handled.isChanged && mn_table_get(number) == UnsafeMutableRawPointer(socket)
   }
 
   /// Waits until the TX ring has room.
@@ -398,7 +398,11 @@ struct Spinner {
   /// The rings are looked at until then before the core is given away again, cycles.
   private var lookUntil: UInt64 = 0
   /// The longest that a yield makes us look, cycles: about what two context switches cost.
-  fileprivate static var longest: UInt64 { 6000 }
+  private static var longest: UInt64 { 6000 }
+
+  /// As long as half of what a yield took, a context switch: who is waited for may need as long, and giving up too soon costs
+  /// two more of them.
+  static func lookUntil(_ back: UInt64, since start: UInt64) -> UInt64 { back &+ min((back &- start) / 2, longest) }
 
   /// - Parameter turn: 2: without the early look at the kernel, until the eighth turn.
   init(_ directory: Directory, deadline: UInt64 = .max, turn: UInt32 = 0) {
@@ -439,10 +443,7 @@ struct Spinner {
       }
       turn &+= 1
       _ = mn_sys_yield()
-      // As long as half of what the yield took, a context switch: who is waited for may need as long, and giving up too
-      // soon costs two more of them.
-      let back = mn_cycles()
-      lookUntil = back &+ min((back &- start) / 2, Spinner.longest)
+      lookUntil = Spinner.lookUntil(mn_cycles(), since: start)
       if turn & 3 == 0 && isOver() { return .over }
       // Soon for what has come by the shadow, then now and then.
       return turn == 2 || turn & 7 == 0 ? .lookAtKernel : .look
