@@ -95,10 +95,9 @@ typealias WatchPointer = UnsafeMutablePointer<Watch>
 
 /// What the shim knows of an epoll, since the program waits in it or has one of our sockets watched by it.
 ///
-/// Changed under the process's lock, looked at without it; `hot` and `turn` are any waiter's.
+/// Changed under the process's lock, looked at without it; `hot` and `turn` are any waiter's. The trampolines see the first three
+/// words (`mn_epoll`).
 @safe
-///
-/// The trampolines see the first three words (`mn_epoll`).
 struct Epoll: ~Copyable {
   @Shared var kind: UInt32
   /// Where a socket's `mn_head` says what its trampolines may do alone: nothing.
