@@ -915,20 +915,26 @@ private func enterNewNetworkNamespace() -> Bool {
     return (dup(slow.descriptor), other)
   }
 
+  /// Asks and reads no answer, until the daemon hangs up.
+  ///
+  /// - Parameter meanwhile: each time that nothing more can be sent.
+  /// - Returns: the errno value of the end.
+  private func flood(_ deaf: ControlClient, meanwhile: () throws -> Void) throws -> Int32 {
+    while true {
+      do throws(SystemError) {
+        try deaf.send(deaf.request(MN_REQUEST_HELLO))
+      } catch {
+        try meanwhile()
+        if error.code != EAGAIN { return error.code }
+      }
+    }
+  }
+
   /// The descriptors in replies that nobody reads count for the daemon, whose user may have only so many on their way (unix(7)).
   @Test func fewRepliesLieUnread() throws {
     try withDaemon { daemon in
       let deaf = try daemon.client()
-      var code: Int32 = 0
-      while code == 0 || code == EAGAIN {
-        do throws(SystemError) {
-          try deaf.send(deaf.request(MN_REQUEST_HELLO))
-          code = 0
-        } catch {
-          code = error.code
-          sched_yield()
-        }
-      }
+      _ = try flood(deaf) { _ = sched_yield() }
       var replies = 0
       // What the daemon has left unread is told once, before its replies (ECONNRESET).
       var first = try? deaf.receive()
@@ -976,15 +982,8 @@ private func enterNewNetworkNamespace() -> Bool {
     try withDaemon { daemon in
       let deaf = try daemon.client()
       let polite = try TestApplication(daemon)
-      var code: Int32 = 0
-      while code == 0 || code == EAGAIN {
-        do throws(SystemError) {
-          try deaf.send(deaf.request(MN_REQUEST_HELLO))
-          code = 0
-        } catch {
-          code = error.code
-          #expect(try polite.client.call(polite.client.request(MN_REQUEST_HELLO)).header.status == 0)
-        }
+      let code = try flood(deaf) { () throws in
+        #expect(try polite.client.call(polite.client.request(MN_REQUEST_HELLO)).header.status == 0)
       }
       #expect(code == EPIPE || code == ECONNRESET)
     }
