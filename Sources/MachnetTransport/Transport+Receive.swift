@@ -6,8 +6,8 @@ public import MachnetWire
 extension Transport {
   /// Takes the UDP payload of a packet whose checksums are right.
   ///
-  /// - Returns: the message, where the packet holds one whole message and nothing else, as most do. Everything else is told by
-  ///   `pollEvent`: call it until nil, before `payload` changes.
+  /// - Returns: the message, where the packet is the next in order, with one whole message and nothing else, as most are. Everything
+  ///   else is told by `pollEvent`: call it until nil, before `payload` changes.
   @_noLocks
   public mutating func handle(_ payload: Bytes, _ arrival: Arrival, now: UInt64) -> (Message, Bytes)? {
     chunks = nil
@@ -22,14 +22,20 @@ extension Transport {
         return takeData(packet, slot, arrival, now)
       }
       return takeEarlyData(packet, slot, arrival, now)
-    } else if packet.type == MachnetPacket.syn {
+    }
+    takeHandshake(packet, arrival, now)
+    return nil
+  }
+
+  @inline(never) @_noLocks
+  private mutating func takeHandshake(_ packet: MachnetPacket, _ arrival: Arrival, _ now: UInt64) {
+    if packet.type == MachnetPacket.syn {
       takeSyn(packet, arrival, now: now)
     } else if packet.type == MachnetPacket.synAck {
       takeSynAck(packet, arrival, now: now)
     } else {
       takeReset(packet, arrival, now: now)
     }
-    return nil
   }
 
   /// A packet of a session that may be about to open.
@@ -83,18 +89,37 @@ extension Transport {
 
   @inline(__always) @_noLocks
   private mutating func takeNumbered(_ packet: MachnetPacket, _ slot: UInt32, _ now: UInt64) -> (Message, Bytes)? {
-    let ahead = distance(sessions[slot].expected, packet.number)
-    if ahead != 0 && !isNew(slot, ahead) { return nil }
     let content = packet.rest
-    let chunk = MachnetChunk(content)
-    var isLone = false
-    if let chunk, chunk.kind == MachnetChunk.piece {
-      isLone = chunk.length == Int(chunk.total) && MachnetChunk.headerLength &+ chunk.length == content.count
+    guard packet.number == sessions[slot].expected && !sessions[slot].hasGap, let chunk = MachnetChunk(lone: content) else {
+      takeOther(packet, slot, now)
+      return nil
     }
-    if !isLone && !isAcceptable(content, slot, isInOrder: ahead == 0, now) { return nil }
-    // From here on the packet counts as received.
+    sessions[slot].expected &+= 1
+    note(packet, slot, now, isInOrder: true)
+    sessions[slot].messageAt = now
+    count(.messagesReceived)
+    return (message(chunk, slot), content.slice(MachnetChunk.headerLength))
+  }
+
+  /// A packet with anything but one whole message, or one that is not the next where none is missing.
+  @inline(never) @_noLocks
+  private mutating func takeOther(_ packet: MachnetPacket, _ slot: UInt32, _ now: UInt64) {
+    let ahead = distance(sessions[slot].expected, packet.number)
+    if ahead != 0 && !isNew(slot, ahead) { return }
+    let content = packet.rest
+    if !isAcceptable(content, slot, isInOrder: ahead == 0, now) { return }
     let isInOrder = ahead == 0 && !sessions[slot].hasGap
     if isInOrder { sessions[slot].expected &+= 1 } else { receivedAhead(slot, ahead) }
+    note(packet, slot, now, isInOrder: isInOrder)
+    if content.count == 0 { return }
+    sessions[slot].messageAt = now
+    chunks = content
+    chunkSession = slot
+  }
+
+  /// A packet counts as received: it is to be acknowledged.
+  @inline(__always) @_noLocks
+  private mutating func note(_ packet: MachnetPacket, _ slot: UInt32, _ now: UInt64, isInOrder: Bool) {
     sessions[slot].echoTimestamp = packet.timestamp
     sessions[slot].echoArrival = now
     sessions[slot].hasEcho = true
@@ -107,15 +132,6 @@ extension Transport {
       sessions[slot].ackAt = now &+ options.ackDelay
       wheel.set(slot, sessions[slot].ackAt)
     }
-    if content.count == 0 { return nil }
-    sessions[slot].messageAt = now
-    if isLone, let chunk {
-      count(.messagesReceived)
-      return (message(chunk, slot), content.slice(MachnetChunk.headerLength))
-    }
-    chunks = content
-    chunkSession = slot
-    return nil
   }
 
   /// Whether a packet that is not the expected one may be taken.

@@ -29,9 +29,14 @@ extension Transport {
     let window = min(UInt32(packet.window), UInt32(Transport.windowMax))
     if window != 0 && sessions[slot].peerWindow == 0 { reopened(slot, now) }
     sessions[slot].peerWindow = window
-    if outstanding == 0 { return }
+    if outstanding != 0 { takeAcknowledgementOfSent(packet, slot, now) }
+  }
+
+  /// The same where packets are on their way.
+  @inline(never) @_noLocks
+  private mutating func takeAcknowledgementOfSent(_ packet: MachnetPacket, _ slot: UInt32, _ now: UInt64) {
     var newly = 0
-    var number = base
+    var number = sessions[slot].base
     while number != packet.ack {
       let at = place(slot, number)
       if slots[at].state == .inFlight && slots[at].transmissions == 1 {

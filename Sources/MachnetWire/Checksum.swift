@@ -16,8 +16,17 @@ public struct Checksum: BitwiseCopyable {
   init(sum: UInt64) { self.sum = sum }
 
   /// Adds a buffer.
-  @inlinable @_noLocks
+  @inlinable @inline(__always) @_noLocks
   public mutating func add(_ bytes: Bytes) {
+    let partial = Checksum.sum(of: bytes)
+    // Behind an odd number of bytes, every byte sits in the other half of its word: modulo 0xFFFF, that is times 2^8.
+    sum = sum &+ (isOdd ? partial &<< 8 : partial)
+    if bytes.count & 1 != 0 { isOdd.toggle() }
+  }
+
+  /// The sum of a buffer's words, below 2^33.
+  @inlinable @inline(never) @_noLocks
+  static func sum(of bytes: Bytes) -> UInt64 {
     let base = unsafe UnsafeRawPointer(bytes.base)
     let count = bytes.count
     // 64 bits at a time, the carry added back in: modulo 2^64 - 1, of which 0xFFFF is a divisor (RFC 1071, 2C).
@@ -51,10 +60,7 @@ public struct Checksum: BitwiseCopyable {
       // The last byte is the first of a word whose other byte is 0.
       partial = Checksum.sum(partial, UInt64(UInt16(littleEndian: UInt16(bytes.u8(offset)))))
     }
-    partial = (partial & 0xFFFF_FFFF) &+ (partial &>> 32)
-    // Behind an odd number of bytes, every byte sits in the other half of its word: modulo 0xFFFF, that is times 2^8.
-    sum = sum &+ (isOdd ? partial &<< 8 : partial)
-    if count & 1 != 0 { isOdd.toggle() }
+    return (partial & 0xFFFF_FFFF) &+ (partial &>> 32)
   }
 
   /// Adds the first 20 bytes of a buffer, an IPv4 header's, at an even offset.

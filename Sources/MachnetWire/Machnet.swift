@@ -346,6 +346,21 @@ public struct MachnetChunk: BitwiseCopyable {
     if UInt64(offset) &+ UInt64(length) > UInt64(total) { return nil }
   }
 
+  /// Reads the head of a whole message that is all there is in `bytes`.
+  ///
+  /// - Returns: nil when that is not so.
+  @inlinable @inline(__always) @_noLocks
+  public init?(lone bytes: Bytes) {
+    let length = bytes.count &- MachnetChunk.headerLength
+    // (The upper bits of the third word are the kind, of which a message's is 0.)
+    if length < 0 || length > 0x3FFF || Int(bytes.u16(12)) != length || Int(bytes.u32(4)) != length || bytes.u32(8) != 0 {
+      return nil
+    }
+    self.init(
+      message: bytes.u32(0), total: UInt32(truncatingIfNeeded: length), offset: 0, kind: MachnetChunk.piece, length: length,
+      sourcePort: bytes.u16(14), destinationPort: bytes.u16(16), ttl: bytes.u8(18), tos: bytes.u8(19))
+  }
+
   @inlinable @inline(__always) @_noLocks
   public func emit(into bytes: Bytes) {
     let bytes = bytes.slice(0, to: MachnetChunk.headerLength)
