@@ -68,6 +68,7 @@ struct Watch: ~Copyable {
   /// - Parameter changes: how many are still to come before it is registered.
   static func shadowData(_ watch: WatchPointer, _ events: UInt32, _ data: UInt64, changes: UInt32) -> UInt64 {
     if events & UInt32(MN_EPOLLONESHOT) == 0 { return data }
+    unsafe mn_epoll_tag(watch.pointee.epoll)
     return unsafe tag | UInt64(UInt(bitPattern: watch)) | UInt64((watch.pointee.state.load(ordering: .relaxed) >> 1 &+ changes &* 2) & 6) | 1
   }
 
@@ -102,6 +103,9 @@ struct Epoll: ~Copyable {
   @Shared var kind: UInt32
   /// Where a socket's `mn_head` says what its trampolines may do alone: nothing.
   @Shared var alone: UInt32
+  /// Whether an event that leads to a watch has ever been registered, for this epoll or one that was here before (`mn_epoll_tag`): never
+  /// taken back, so that who finds 0 behind a call knows that none was told by it.
+  @Shared var tagged: UInt32
   /// Watches on sockets that have an endpoint.
   @Shared var attached: Int32
   @Shared var descriptors: UInt32
@@ -372,6 +376,7 @@ extension Watch {
     let socket = unsafe watch.pointee.socket
     let epoll = unsafe watch.pointee.epoll
     let event = unsafe socket.pointee.event
+    unsafe mn_epoll_tag(epoll)
     var speaker: WatchPointer?
     var bits: UInt32 = 0
     var at = unsafe socket.pointee.watches
@@ -788,7 +793,7 @@ private struct EpollWait {
   /// - Returns: as epoll_pwait2(2).
   @inline(never)
   mutating func run(_ timeout: Int64, _ mask: UnsafeRawPointer?, _ process: ProcessPointer, _ directory: Directory) -> Int32 {
-    let call = Handled()
+    let call = Handled.atBegin
     Loss.reattach()
     let saved = mn_get_errno()
     let isIdle = unsafe epoll.pointee.attached == 0 && process.pointee.lostSockets.load(ordering: .relaxed) == 0
@@ -813,6 +818,11 @@ private struct EpollWait {
     while isIdle || timeout == 0 {
       turns += 1
       if !hold() { return unsafe mn_epoll_begin(epfd, events, capacity, timeout, mask) }
+      // A handler that has run since the kernel was looked at must not let the call wait.
+      if timeout != 0 && call.isChanged {
+        mn_set_errno(Int32(MN_EINTR))
+        return -1
+      }
       let reported = unsafe ask(timeout, mask, process)
       if reported <= 0 { return reported }
       // Where there is little room, an eventfd that had nothing to say may have taken it.

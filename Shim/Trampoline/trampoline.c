@@ -29,6 +29,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/select.h>
+#include <sys/single_threaded.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -126,7 +127,7 @@ void mn_hook_fork_child(void);
 
 void **mn_table;
 uint32_t mn_table_length, mn_table_end;
-uint32_t mn_watched_count;
+uint32_t mn_watched_count, mn_tagged;
 void *mn_senders[MN_SENDERS], *mn_last_sender;
 uint64_t mn_departed_limit;
 void *mn_process;
@@ -221,7 +222,8 @@ static inline __attribute__((always_inline)) void *entry_of(int fd) {
 static struct { REAL_CALLS(DECLARE) } real;
 
 // Everything is resolved at once, so that a forked child of a threaded parent never meets the linker's lock.
-static __attribute__((cold, noinline)) void resolve(void) {
+// (preserve_most: callers keep what they were called with in registers, and need no frame.)
+static __attribute__((cold, noinline, preserve_most)) void resolve(void) {
 #define NAME(name, result, arguments) #name "\0"
   static const char names[] = REAL_CALLS(NAME);
   int saved = errno;
@@ -328,7 +330,7 @@ int32_t mn_real_pselect(int32_t n, void *r, void *w, void *x, const struct mn_ti
   return real.pselect(n, r, w, x, (const void *)t, m);
 }
 int32_t mn_real_epoll_ctl(int32_t epfd, int32_t op, int32_t fd, void *event) { return real.epoll_ctl(epfd, op, fd, event); }
-__attribute__((minsize)) int32_t mn_real_epoll_wait(int32_t epfd, void *events, int32_t capacity, int64_t timeout, const void *mask) {
+__attribute__((minsize, noinline)) int32_t mn_real_epoll_wait(int32_t epfd, void *events, int32_t capacity, int64_t timeout, const void *mask) {
   bool is_whole = timeout <= 0 || timeout % 1000000 == 0;
   if (!is_whole && real.epoll_pwait2) {
     struct timespec t = {timeout / 1000000000, timeout % 1000000000};
@@ -378,6 +380,10 @@ static inline long raw(long number, long a, long b, long c, long d, long e, long
 }
 #endif
 #define RAW(number, a, b, c, d, e, f) raw((number), (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f))
+// As libc's function returns it.
+static inline __attribute__((always_inline)) int result_of(long result) {
+  return LIKELY(result >= 0) ? (int)result : (errno = (int)-result, -1);
+}
 
 int64_t mn_sys_recvfrom(int32_t fd, void *p, size_t n, int32_t f, void *a, uint32_t *l) { return RAW(SYS_recvfrom, fd, p, n, f, a, l); }
 int64_t mn_sys_recvmsg(int32_t fd, struct mn_msghdr *m, int32_t f) { return RAW(SYS_recvmsg, fd, m, f, 0, 0, 0); }
@@ -465,8 +471,12 @@ void mn_sender_note(void *socket) {
   __atomic_store_n(&mn_senders[__atomic_fetch_add(&turn, 1, __ATOMIC_RELAXED) % MN_SENDERS], socket, __ATOMIC_RELAXED);
 }
 
+// Of the numbers that a set of select's can hold: those that have ever had an entry which is the program's.
+static uint64_t once_ours[FD_SETSIZE / 64];
+
 bool mn_table_set(int32_t fd, void *entry) {
   if ((uint32_t)fd >= mn_table_size()) return false;
+  if (fd < FD_SETSIZE && (uintptr_t)entry > 1) __atomic_fetch_or(&once_ours[fd / 64], 1ull << fd % 64, __ATOMIC_RELAXED);
   uint32_t end = mn_table_used();
   while (entry && (uint32_t)fd >= end &&
          !__atomic_compare_exchange_n(&mn_table_end, &end, (uint32_t)fd + 1, false, __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {
@@ -581,14 +591,17 @@ INLINE bool is_kernel_flow(const struct mn_head *head, uint64_t key) {
 // The most frequent form alone: an unconnected AF_INET socket. Small enough for the callers to need no frame.
 INLINE bool kernel_takes_plainly(const struct mn_head *head, const void *address, size_t length) {
   if (UNLIKELY(__atomic_load_n(&head->receive, __ATOMIC_ACQUIRE) == MN_RECEIVE_ASK)) return false;
+  uint16_t now = mn_rules_now();
+  if (__atomic_load_n(&head->kernel_always, __ATOMIC_RELAXED) == (MN_KERNEL_ALWAYS | now)) return true;
   if (UNLIKELY(!address || length != sizeof(struct sockaddr_in))) return false;
   uint64_t key;
   memcpy(&key, address, sizeof key);
-  return is_kernel_flow(head, key ^ mn_rules_now());
+  return is_kernel_flow(head, key ^ now);
 }
 INLINE struct mn_endpoint *endpoint_of(const struct mn_head *head) {
   return __atomic_load_n(&__atomic_load_n(&head->look, __ATOMIC_ACQUIRE)->endpoint, __ATOMIC_RELAXED);
 }
+INLINE bool has_endpoint(const struct mn_head *head) { return MN_PEEK(head->receive) != MN_RECEIVE_KERNEL && endpoint_of(head); }
 SLOW bool kernel_takes(const struct mn_head *head, const void *address, size_t length) {
   if (__atomic_load_n(&head->receive, __ATOMIC_ACQUIRE) == MN_RECEIVE_ASK) return false;
   uint16_t now = mn_rules_now();
@@ -637,10 +650,13 @@ INLINE ssize_t count_received(const struct mn_head *head, long result) {
 }
 
 // The kernel has just given out the number. Whatever it was of ours, libc or the kernel has closed that behind our back.
-static int made(int fd) {
+static __attribute__((noinline, minsize, preserve_most)) void forget_stale(void *stale, int fd) {
+  if (stale == MN_TABLE_INTERNAL) mn_table_set(fd, NULL);
+  else mn_hook_closing(stale, fd);
+}
+INLINE int made(int fd) {
   void *stale = lookup(fd);
-  if (UNLIKELY(stale == MN_TABLE_INTERNAL)) mn_table_set(fd, NULL);
-  else if (UNLIKELY(stale != NULL)) mn_hook_closing(stale, fd);
+  if (UNLIKELY(stale != NULL)) forget_stale(stale, fd);
   return fd;
 }
 // A call that only sockets have was refused for what is no socket: the number is stale.
@@ -692,8 +708,7 @@ INLINE uint64_t quick_call(int fd, int flags) { return (uint64_t)(uint32_t)fd <<
 INLINE ssize_t send_to(struct mn_head *head, int fd, const void *data, size_t size, int flags, const struct sockaddr *address, socklen_t length) {
   if (MN_PEEK(head->quick)) return mn_quick_sendto(head, data, size, quick_call(fd, flags), address, length);
   if (!kernel_takes_plainly(head, address, length)) return mn_slow_sendto(fd, data, size, flags, address, length);
-  return MN_PEEK(MN_PEEK(head->look)->endpoint) ? shadow_sendto(fd, data, size, flags, address, length)
-                              : real.sendto(fd, data, size, flags, address, length);
+  return has_endpoint(head) ? shadow_sendto(fd, data, size, flags, address, length) : real.sendto(fd, data, size, flags, address, length);
 }
 EXPORT ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *address, socklen_t length) {
   if (UNLIKELY(!real.sendto)) return mn_slow_sendto(fd, data, size, flags, address, length);
@@ -730,12 +745,14 @@ INLINE bool may_carry_descriptors(const struct msghdr *message) {
 
 SLOW ssize_t slow_sendmsg(int fd, const struct msghdr *message, int flags) {
   struct mn_head *head = entry_of(fd);
+  if (head && message && kernel_takes_plainly(head, message->msg_name, message->msg_namelen) && !has_endpoint(head))
+    return real.sendmsg(fd, message, flags);
   if (!head) {
     if (may_carry_descriptors(message)) each_passed(message, pass);
     return REAL(sendmsg)(fd, message, flags);
   }
   if (message && kernel_takes(head, message->msg_name, message->msg_namelen))
-    return count_sent(head, real.sendmsg(fd, message, flags));
+    return has_endpoint(head) ? count_sent(head, real.sendmsg(fd, message, flags)) : real.sendmsg(fd, message, flags);
   return mn_hook_sendmsg(head, fd, (const void *)message, flags);
 }
 EXPORT ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
@@ -754,6 +771,7 @@ SMALL int slow_sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int fl
   while (messages && kernels < count && kernel_takes(head, messages[kernels].msg_hdr.msg_name, messages[kernels].msg_hdr.msg_namelen))
     kernels++;
   if (kernels == 0 || kernels != count) return mn_hook_sendmmsg(head, fd, (void *)messages, count, flags);
+  if (!has_endpoint(head)) return real.sendmmsg(fd, messages, count, flags);
   int sent = real.sendmmsg(fd, messages, count, flags);
   for (int i = 0; i < sent; i++) count_sent(head, messages[i].msg_len);
   return sent;
@@ -955,8 +973,7 @@ EXPORT int pipe2(int *ends, int flags) {
 // (Allocators open files while they start, which is no time to resolve symbols: the kernel itself, then.)
 static int open_by(int (*call)(int, const char *, int, ...), int directory, const char *path, int flags, unsigned mode) {
   if (LIKELY(call)) return made(call(directory, path, flags, mode));
-  long result = RAW(SYS_openat, directory, path, flags, mode, 0, 0);
-  return LIKELY(result >= 0) ? (int)result : (errno = (int)-result, -1);
+  return result_of(RAW(SYS_openat, directory, path, flags, mode, 0, 0));
 }
 #define OPEN_MODE(flags)                                                                                           \
   va_list list;                                                                                                    \
@@ -981,10 +998,12 @@ EXPORT int open64(const char *path, int flags, ...) {
 }
 
 // Tokio waits on an epoll and registers by a dup of it. An epoll is known as soon as it is duplicated; what was before there was a table
-// is remembered (the last ones).
+// is remembered (the last ones). Numbers that once were an epoll's are marked, so that no other duplicate is asked about.
 #define EARLY 64
 static uint64_t early[EARLY]; /* both numbers in one word */
 static uint32_t early_count;
+static uint8_t was_epoll[1 << 16];
+static bool may_be_epoll(int fd) { return (unsigned)fd >= sizeof was_epoll || __atomic_load_n(&was_epoll[fd], __ATOMIC_RELAXED); }
 int32_t mn_early_duplicate(uint32_t index) {
   uint32_t count = __atomic_load_n(&early_count, __ATOMIC_RELAXED);
   if (index / 2 >= (count < EARLY ? count : EARLY)) return -1;
@@ -992,28 +1011,36 @@ int32_t mn_early_duplicate(uint32_t index) {
 }
 
 SMALL int duplicated(int from, int to) {
-  if (to < 0 || to == from) return to;
   void *entry = entry_of(from);
-  if (LIKELY(!MN_PEEK(mn_table_length))) {
+  if (to < 0 || to == from || LIKELY(!entry && !may_be_epoll(from))) return to;
+  if (!entry && !MN_PEEK(mn_table_length)) {
     uint32_t place = __atomic_fetch_add(&early_count, 1, __ATOMIC_RELAXED) % EARLY;
     __atomic_store_n(&early[place], (uint64_t)(uint32_t)to << 32 | (uint32_t)from, __ATOMIC_RELAXED);
   } else if (!entry) entry = mn_hook_epoll_met(from);
-  if (UNLIKELY(entry != NULL)) mn_hook_duplicated(entry, from, to);
+  if (entry) mn_hook_duplicated(entry, from, to);
+  if ((unsigned)to < sizeof was_epoll) __atomic_store_n(&was_epoll[to], 1, __ATOMIC_RELAXED);
   return to;
 }
-EXPORT int dup(int fd) { return duplicated(fd, made(REAL(dup)(fd))); }
+EXPORT int dup(int fd) { return duplicated(fd, made(result_of(RAW(SYS_dup, fd, 0, 0, 0, 0, 0)))); }
 // What stood there leaves the table first, and comes back if the call fails.
-static int replaced(int from, int to, int (*call)(int, int, int), int flags) {
-  void *old = lookup(to);
-  if (UNLIKELY(old == MN_TABLE_INTERNAL) && mn_is_at_home()) return errno = EBUSY, -1;
-  if (LIKELY((uintptr_t)old <= 1) || from == to || !mn_hook_leaving(old, to)) return call(from, to, flags);
-  int result = call(from, to, flags);
-  mn_hook_left(old, to, result < 0);
-  return result;
+SMALL int replaced(void *old, int from, int to, int flags) {
+  if (old == MN_TABLE_INTERNAL && mn_is_at_home()) return errno = EBUSY, -1;
+  bool leaves = (uintptr_t)old > 1 && from != to && mn_hook_leaving(old, to);
+  int result = flags < 0 ? REAL(dup2)(from, to) : REAL(dup3)(from, to, flags);
+  if (leaves) mn_hook_left(old, to, result < 0);
+  return duplicated(from, result);
 }
-static int real_dup2(int from, int to, int flags) { return REAL(dup2)(from, to); }
-EXPORT int dup2(int from, int to) { return duplicated(from, replaced(from, to, real_dup2, 0)); }
-EXPORT int dup3(int from, int to, int flags) { return duplicated(from, replaced(from, to, REAL(dup3), flags)); }
+EXPORT int dup2(int from, int to) {
+  void *old = lookup(to);
+#ifdef SYS_dup2
+  if (LIKELY(!old)) return duplicated(from, result_of(RAW(SYS_dup2, from, to, 0, 0, 0, 0)));
+#endif
+  return replaced(old, from, to, -1);
+}
+EXPORT int dup3(int from, int to, int flags) {
+  void *old = lookup(to);
+  return LIKELY(!old) || flags < 0 ? duplicated(from, result_of(RAW(SYS_dup3, from, to, flags, 0, 0, 0))) : replaced(old, from, to, flags);
+}
 
 // Ranges are closed around the shim's own descriptors.
 EXPORT int close_range(unsigned first, unsigned last, int flags) {
@@ -1036,37 +1063,30 @@ EXPORT void closefrom(int first) {
   (void)close_range(first < 0 ? 0u : (unsigned)first, ~0u, 0);
 }
 
-static int control_descriptor(int (*call)(int, int, ...), int fd, int command, void *argument) {
+// Variadic functions, with as many arguments as any caller gives: what is the kernel's goes on to libc's own by a jump. (After a
+// system call each return to an older caller costs a misprediction on many processors.)
+SMALL int control_descriptor(int (*call)(int, int, ...), int fd, int command, void *argument) {
   int result = call(fd, command, argument);
-  if (command == F_DUPFD || command == F_DUPFD_CLOEXEC) return duplicated(fd, made(result));
-  if (LIKELY(!MN_PEEK(mn_table_length)) || result < 0) return result;
-  if (command == F_SETFL) {
-    void *entry = entry_of(fd);
-    if (entry) mn_hook_flags_changed(entry, fd);
-  }
+  if (command != F_SETFL) return duplicated(fd, made(result));
+  void *entry = entry_of(fd);
+  if (entry && result >= 0) mn_hook_flags_changed(entry, fd);
   return result;
 }
-EXPORT int fcntl(int fd, int command, ...) {
-  va_list list;
-  va_start(list, command);
-  void *argument = va_arg(list, void *);
-  va_end(list);
-  return control_descriptor(&REAL(fcntl), fd, command, argument);
+INLINE bool is_ours(int fd, int command) {
+  return command == F_DUPFD || command == F_DUPFD_CLOEXEC || (command == F_SETFL && entry_of(fd));
 }
-EXPORT int fcntl64(int fd, int command, ...) {
-  va_list list;
-  va_start(list, command);
-  void *argument = va_arg(list, void *);
-  va_end(list);
-  return control_descriptor(REAL(fcntl64) ? real.fcntl64 : real.fcntl, fd, command, argument);
+EXPORT int mn_fcntl(int fd, int command, void *argument) __asm__("fcntl");
+EXPORT int mn_fcntl(int fd, int command, void *argument) {
+  if (UNLIKELY(is_ours(fd, command))) return control_descriptor(REAL(fcntl), fd, command, argument);
+  return REAL(fcntl)(fd, command, argument);
 }
-EXPORT int ioctl(int fd, unsigned long request, ...) {
-  va_list list;
-  va_start(list, request);
-  void *argument = va_arg(list, void *);
-  va_end(list);
-  void *entry = entry_of(fd);
-  if (LIKELY(!entry)) return REAL(ioctl)(fd, request, argument);
+EXPORT int mn_fcntl64(int fd, int command, void *argument) __asm__("fcntl64");
+EXPORT int mn_fcntl64(int fd, int command, void *argument) {
+  if (UNLIKELY(!REAL(fcntl64))) return mn_fcntl(fd, command, argument);
+  if (UNLIKELY(is_ours(fd, command))) return control_descriptor(real.fcntl64, fd, command, argument);
+  return real.fcntl64(fd, command, argument);
+}
+SMALL int socket_ioctl(void *entry, int fd, unsigned long request, void *argument) {
   if (request == FIONREAD && argument) return mn_hook_fionread(entry, fd, argument);
   if (request == TIOCOUTQ && argument) return mn_hook_outq(entry, fd, argument);
   int saved = errno, result = REAL(ioctl)(fd, request, argument);
@@ -1076,6 +1096,11 @@ EXPORT int ioctl(int fd, unsigned long request, ...) {
     if (result == 0) errno = saved;
   }
   return result;
+}
+EXPORT int mn_ioctl(int fd, unsigned long request, void *argument) __asm__("ioctl");
+EXPORT int mn_ioctl(int fd, unsigned long request, void *argument) {
+  void *entry = entry_of(fd);
+  return LIKELY(!entry) ? REAL(ioctl)(fd, request, argument) : socket_ioctl(entry, fd, request, argument);
 }
 
 EXPORT int getsockopt(int fd, int level, int name, void *value, socklen_t *length) {
@@ -1099,30 +1124,69 @@ EXPORT int shutdown(int fd, int how) {
   return LIKELY(!entry) ? REAL(shutdown)(fd, how) : mn_hook_shutdown(entry, fd, how);
 }
 
-static int poll_milliseconds(struct pollfd *entries, nfds_t count, int timeout) {
+SMALL_END
+// Whether the kernel alone can tell of a descriptor: no socket that is on Machnet, or may come there meanwhile.
+INLINE bool is_kernels(int fd) {
+  if (UNLIKELY((uint32_t)fd >= MN_PEEK(mn_table_length))) return true;
+  const struct mn_head *head = __atomic_load_n(&mn_table[fd], __ATOMIC_ACQUIRE);
+  return LIKELY((uintptr_t)head <= 1) || MN_PEEK(head->receive) == MN_RECEIVE_KERNEL;
+}
+INLINE bool are_kernels(const struct pollfd *entries, nfds_t count) {
+  // (None, or more than there may be descriptors: the kernel's to refuse.)
+  if (!watched_count() || UNLIKELY(!entries) || UNLIKELY(count - 1 >= MN_PEEK(mn_table_length))) return true;
+  for (;;) {
+    if (UNLIKELY(!is_kernels(entries->fd))) return false;
+    if (LIKELY(!--count)) return true;
+    entries++;
+  }
+}
+static __attribute__((noinline, minsize, preserve_most)) bool are_kernels_sets(int count, const fd_set *read, const fd_set *write, const fd_set *except) {
+  if (count > 1 << 20) return true;
+  const uint64_t *r = (const void *)read, *w = (const void *)write, *x = (const void *)except;
+  for (int first = 0; first < count; first += 64) {
+    uint64_t bits = 0;
+    if (r) bits = *r++;
+    if (w) bits |= *w++;
+    if (x) bits |= *x++;
+    if (first < FD_SETSIZE) bits &= __atomic_load_n(&once_ours[first / 64], __ATOMIC_RELAXED);
+    for (; bits; bits &= bits - 1) {
+      int fd = first + __builtin_ctzll(bits);
+      if (fd < count && UNLIKELY(!is_kernels(fd))) return false;
+    }
+  }
+  return true;
+}
+INLINE uint64_t first_word(const fd_set *set) { return set ? *(const uint64_t *)(const void *)set : 0; }
+INLINE bool sets_are_kernels(int count, const fd_set *read, const fd_set *write, const fd_set *except) {
+  if (LIKELY(!watched_count())) return true;
+  if (LIKELY((unsigned)count - 1 < 64) &&
+      LIKELY(!((first_word(read) | first_word(write) | first_word(except)) & __atomic_load_n(&once_ours[0], __ATOMIC_RELAXED))))
+    return true;
+  return are_kernels_sets(count, read, write, except);
+}
+SMALL int poll_milliseconds(struct pollfd *entries, nfds_t count, int timeout) {
   struct mn_timespec limit = {timeout / 1000, timeout % 1000 * 1000000L};
   return mn_hook_poll((void *)entries, count, timeout < 0 ? NULL : &limit, NULL);
 }
-EXPORT int poll(struct pollfd *entries, nfds_t count, int timeout) {
-  return LIKELY(!watched_count()) ? REAL(poll)(entries, count, timeout) : poll_milliseconds(entries, count, timeout);
+EXPORT __attribute__((noinline)) int poll(struct pollfd *entries, nfds_t count, int timeout) {
+  return LIKELY(are_kernels(entries, count)) ? REAL(poll)(entries, count, timeout) : poll_milliseconds(entries, count, timeout);
 }
-EXPORT int ppoll(struct pollfd *entries, nfds_t count, const struct timespec *timeout, const sigset_t *mask) {
-  return LIKELY(!watched_count()) ? REAL(ppoll)(entries, count, timeout, mask)
-                                     : mn_hook_poll((void *)entries, count, (const void *)timeout, mask);
+SMALL int ppoll_ours(struct pollfd *entries, nfds_t count, const struct timespec *timeout, const sigset_t *mask) {
+  return mn_hook_poll((void *)entries, count, (const void *)timeout, mask);
 }
+EXPORT __attribute__((noinline)) int ppoll(struct pollfd *entries, nfds_t count, const struct timespec *timeout, const sigset_t *mask) {
+  return LIKELY(are_kernels(entries, count)) ? REAL(ppoll)(entries, count, timeout, mask) : ppoll_ours(entries, count, timeout, mask);
+}
+SMALL_BEGIN
 EXPORT int __poll_chk(struct pollfd *entries, nfds_t count, int timeout, size_t room) {
-  return LIKELY(!watched_count()) || room / sizeof *entries < count ? REAL(__poll_chk)(entries, count, timeout, room)
-                                                                       : poll_milliseconds(entries, count, timeout);
+  return room / sizeof *entries < count ? REAL(__poll_chk)(entries, count, timeout, room) : poll(entries, count, timeout);
 }
 EXPORT int __ppoll_chk(struct pollfd *entries, nfds_t count, const struct timespec *timeout, const sigset_t *mask, size_t room) {
-  return LIKELY(!watched_count()) || room / sizeof *entries < count
-             ? REAL(__ppoll_chk)(entries, count, timeout, mask, room)
-             : mn_hook_poll((void *)entries, count, (const void *)timeout, mask);
+  return room / sizeof *entries < count ? REAL(__ppoll_chk)(entries, count, timeout, mask, room) : ppoll(entries, count, timeout, mask);
 }
 
-EXPORT int select(int count, fd_set *read, fd_set *write, fd_set *except, struct timeval *timeout) {
-  if (LIKELY(!watched_count()) || (timeout && (timeout->tv_sec < 0 || timeout->tv_usec < 0)))
-    return REAL(select)(count, read, write, except, timeout);
+SMALL_END
+SMALL int select_ours(int count, fd_set *read, fd_set *write, fd_set *except, struct timeval *timeout) {
   struct mn_timespec limit = {0, 0}, remaining = {0, 0};
   if (timeout) limit = (struct mn_timespec){timeout->tv_sec + timeout->tv_usec / 1000000, timeout->tv_usec % 1000000 * 1000};
   int result = mn_hook_select(count, read, write, except, timeout ? &limit : NULL, NULL, &remaining);
@@ -1130,58 +1194,107 @@ EXPORT int select(int count, fd_set *read, fd_set *write, fd_set *except, struct
   if (timeout) *timeout = (struct timeval){remaining.seconds, remaining.nanoseconds / 1000};
   return result;
 }
-EXPORT int pselect(int count, fd_set *read, fd_set *write, fd_set *except, const struct timespec *timeout, const sigset_t *mask) {
-  if (LIKELY(!watched_count())) return REAL(pselect)(count, read, write, except, timeout, mask);
+EXPORT int select(int count, fd_set *read, fd_set *write, fd_set *except, struct timeval *timeout) {
+  return LIKELY(sets_are_kernels(count, read, write, except)) || (timeout && (timeout->tv_sec < 0 || timeout->tv_usec < 0))
+             ? REAL(select)(count, read, write, except, timeout) : select_ours(count, read, write, except, timeout);
+}
+SMALL int pselect_ours(int count, fd_set *read, fd_set *write, fd_set *except, const struct timespec *timeout, const sigset_t *mask) {
   struct mn_timespec remaining;
   return mn_hook_select(count, read, write, except, (const void *)timeout, mask, &remaining);
 }
+EXPORT int pselect(int count, fd_set *read, fd_set *write, fd_set *except, const struct timespec *timeout, const sigset_t *mask) {
+  return LIKELY(sets_are_kernels(count, read, write, except)) ? REAL(pselect)(count, read, write, except, timeout, mask)
+                                                              : pselect_ours(count, read, write, except, timeout, mask);
+}
 
-EXPORT int epoll_create(int size) { return made(REAL(epoll_create)(size)); }
-EXPORT int epoll_create1(int flags) { return made(REAL(epoll_create1)(flags)); }
+SMALL_BEGIN
+static int made_epoll(int fd) {
+  if ((unsigned)fd < sizeof was_epoll) __atomic_store_n(&was_epoll[fd], 1, __ATOMIC_RELAXED);
+  return made(fd);
+}
+EXPORT int epoll_create(int size) { return made_epoll(REAL(epoll_create)(size)); }
+EXPORT int epoll_create1(int flags) { return made_epoll(REAL(epoll_create1)(flags)); }
 EXPORT int epoll_ctl(int epfd, int operation, int fd, struct epoll_event *event) {
   if (LIKELY(!MN_PEEK(mn_table_length))) return REAL(epoll_ctl)(epfd, operation, fd, event);
   void *socket = entry_of(fd);
   return LIKELY(!socket) ? REAL(epoll_ctl)(epfd, operation, fd, event)
                          : mn_hook_epoll_ctl(socket, epfd, operation, fd, event);
 }
-SMALL int told(int epfd, struct epoll_event *events, int capacity, int told, int64_t timeout, const sigset_t *mask);
-// Once the table is open, each epoll that somebody waits in is in it (or cannot be).
-int32_t mn_epoll_begin(int32_t epfd, void *events, int32_t capacity, int64_t timeout, const void *mask) {
-  struct mn_epoll *epoll = entry_of(epfd);
-  if (!epoll) epoll = mn_hook_epoll_met(epfd);
-  if (epoll && MN_PEEK(epoll->kind) == MN_KIND_EPOLL && !MN_PEEK(epoll->attached)) {
-    // What is ready now is all the kernel's.
-    int now = mask ? REAL(epoll_pwait)(epfd, events, capacity, 0, mask) : REAL(epoll_wait)(epfd, events, capacity, 0);
-    if (now < 0 || (now == 0 && timeout == 0)) return now;
-    if (now > 0) return told(epfd, events, capacity, now, timeout, mask);
-  }
-  return epoll ? mn_hook_epoll_wait(epoll, epfd, events, capacity, timeout, mask) : mn_real_epoll_wait(epfd, events, capacity, timeout, mask);
-}
-static int64_t nanoseconds_of(int timeout) { return timeout < 0 ? -1 : timeout * 1000000LL; }
-#define BEGUN(timeout)                                                                                             \
-  if (UNLIKELY(MN_PEEK(mn_table_length) != 0)) return mn_epoll_begin(epfd, events, capacity, timeout, mask)
-// It may have been opened meanwhile.
+// What the kernel has told may have come from an epoll that is not the one it was, or has got a socket of ours meanwhile.
 SMALL int told(int epfd, struct epoll_event *events, int capacity, int told, int64_t timeout, const sigset_t *mask) {
   if (LIKELY(!MN_PEEK(mn_table_length))) return told;
   for (int i = 0; i < told; i++)
     if (UNLIKELY(events[i].data.u64 >> 48 == MN_EPOLL_TAG)) return mn_hook_epoll_told(epfd, events, capacity, told, timeout, mask);
   return told;
 }
-
+static int64_t nanoseconds_of(int timeout) { return timeout < 0 ? -1 : timeout * 1000000LL; }
+// Without a table, but with other threads, who may open one: libc's epoll_wait, but that the caller is the only one to return to. (While
+// libc waits, a thread may be cancelled at any time, too.)
+SMALL int epoll_asleep(long number, int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask) {
+  int type, ignored;
+  pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
+  long now = RAW(number, epfd, events, capacity, timeout, mask, _NSIG / 8);
+  pthread_setcanceltype(type, &ignored);
+  return now < 0 ? result_of(now) : told(epfd, events, capacity, (int)now, nanoseconds_of(timeout), mask);
+}
+SMALL_END
+// Once the table is open, each epoll that somebody waits in is in it (or cannot be).
+int32_t mn_epoll_begin(int32_t epfd, void *events, int32_t capacity, int64_t timeout, const void *mask) {
+  void *epoll = entry_of(epfd);
+  if (!epoll) epoll = mn_hook_epoll_met(epfd);
+  return epoll ? mn_hook_epoll_wait(epoll, epfd, events, capacity, timeout, mask) : mn_real_epoll_wait(epfd, events, capacity, timeout, mask);
+}
+// The kernel has told of `now` events; negative: an errno value. The call that goes on began when `begun` was so.
+SMALL int epoll_go_on(int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask, long now, struct mn_handled begun) {
+  if (now < 0) return result_of(now);
+  if (now > 0) return told(epfd, events, capacity, (int)now, nanoseconds_of(timeout), mask);
+  mn_looked_at = begun, mn_has_looked = true;
+  int result = mn_epoll_begin(epfd, events, capacity, nanoseconds_of(timeout), mask);
+  mn_look_ends();
+  return result;
+}
+// An epoll with nothing of ours is looked at before a call waits in it: it need not be held for that. (By the system call itself, and
+// with nothing to be saved across it, see mn_fcntl.)
+INLINE int epoll_look(long number, int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask) {
+  struct mn_handled begun = mn_handled_now();
+  const uint32_t *tagged = &mn_tagged;
+  if (MN_PEEK(*tagged)) {
+    const struct mn_epoll *epoll = entry_of(epfd);
+    if (UNLIKELY(!epoll) || MN_PEEK(epoll->tagged)) return epoll_go_on(epfd, events, capacity, timeout, mask, 0, begun);
+    tagged = &epoll->tagged;
+  }
+  long now = RAW(number, epfd, events, capacity, 0, mask, _NSIG / 8);
+  if (LIKELY(now > 0) ? LIKELY(!MN_PEEK(*tagged)) : now == timeout) return (int)now;
+  return epoll_go_on(epfd, events, capacity, timeout, mask, now, begun);
+}
+static __attribute__((noinline, preserve_most)) void cancellation_point(void) { pthread_testcancel(); }
+// (With one thread, nobody opens the table meanwhile but a signal handler, after which no event is told.)
 EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask) {
-  BEGUN(nanoseconds_of(timeout));
-  return told(epfd, events, capacity, REAL(epoll_pwait)(epfd, events, capacity, timeout, mask), nanoseconds_of(timeout), mask);
+  if (!MN_PEEK(mn_table_length))
+    return LIKELY(__libc_single_threaded) ? REAL(epoll_pwait)(epfd, events, capacity, timeout, mask)
+                                          : epoll_asleep(SYS_epoll_pwait, epfd, events, capacity, timeout, mask);
+  if (UNLIKELY(!__libc_single_threaded)) cancellation_point();
+  return epoll_look(SYS_epoll_pwait, epfd, events, capacity, timeout, mask);
 }
+#ifdef SYS_epoll_wait
 EXPORT int epoll_wait(int epfd, struct epoll_event *events, int capacity, int timeout) {
-  const sigset_t *mask = NULL;
-  BEGUN(nanoseconds_of(timeout));
-  return told(epfd, events, capacity, REAL(epoll_wait)(epfd, events, capacity, timeout), nanoseconds_of(timeout), mask);
+  if (!MN_PEEK(mn_table_length))
+    return LIKELY(__libc_single_threaded) ? REAL(epoll_wait)(epfd, events, capacity, timeout)
+                                          : epoll_asleep(SYS_epoll_wait, epfd, events, capacity, timeout, NULL);
+  if (UNLIKELY(!__libc_single_threaded)) cancellation_point();
+  return epoll_look(SYS_epoll_wait, epfd, events, capacity, timeout, NULL);
 }
+#else
+EXPORT int epoll_wait(int epfd, struct epoll_event *events, int capacity, int timeout) {
+  return epoll_pwait(epfd, events, capacity, timeout, NULL);
+}
+#endif
+SMALL_BEGIN
 EXPORT int epoll_pwait2(int epfd, struct epoll_event *events, int capacity, const struct timespec *timeout, const sigset_t *mask) {
   bool is_wrong = timeout && ((uint64_t)timeout->tv_nsec >= 1000000000u || timeout->tv_sec < 0);
   // Beyond about 290 years the nanoseconds would not fit: for ever.
   int64_t limit = !timeout || is_wrong || timeout->tv_sec > INT64_MAX / 1000000000 - 1 ? -1 : timeout->tv_sec * 1000000000 + timeout->tv_nsec;
-  if (!is_wrong) BEGUN(limit);
+  if (MN_PEEK(mn_table_length) && !is_wrong) return mn_epoll_begin(epfd, events, capacity, limit, mask);
   return told(epfd, events, capacity, REAL(epoll_pwait2)(epfd, events, capacity, timeout, mask), limit, mask);
 }
 
@@ -1354,13 +1467,8 @@ EXPORT int siginterrupt(int number, int interrupts) {
 }
 
 // libuv, some runtimes and test suites name these calls by number.
-EXPORT long syscall(long number, ...) {
-  va_list list;
-  va_start(list, number);
-  long a = va_arg(list, long), b = va_arg(list, long), c = va_arg(list, long), d = va_arg(list, long), e = va_arg(list, long),
-       f = va_arg(list, long);
-  va_end(list);
-  if (LIKELY(!MN_PEEK(mn_table_length))) return REAL(syscall)(number, a, b, c, d, e, f);
+EXPORT long mn_syscall(long number, long a, long b, long c, long d, long e, long f) __asm__("syscall");
+EXPORT long mn_syscall(long number, long a, long b, long c, long d, long e, long f) {
   switch (number) {
   case SYS_socket: return socket((int)a, (int)b, (int)c);
   case SYS_bind: return bind((int)a, (void *)b, (socklen_t)c);
@@ -1383,6 +1491,7 @@ EXPORT long syscall(long number, ...) {
   case SYS_setsockopt: return setsockopt((int)a, (int)b, (int)c, (void *)d, (socklen_t)e);
   case SYS_getpeername: return getpeername((int)a, (void *)b, (void *)c);
   case SYS_shutdown: return shutdown((int)a, (int)b);
+  case SYS_epoll_create1: return epoll_create1((int)a);
   case SYS_epoll_ctl: return epoll_ctl((int)a, (int)b, (int)c, (void *)d);
   case SYS_epoll_pwait: return epoll_pwait((int)a, (void *)b, (int)c, (int)d, (void *)e);
   case SYS_epoll_pwait2: return epoll_pwait2((int)a, (void *)b, (int)c, (void *)d, (void *)e);
@@ -1395,7 +1504,7 @@ EXPORT long syscall(long number, ...) {
 #ifdef SYS_dup2
   case SYS_dup2: return dup2((int)a, (int)b);
 #endif
-  default: return REAL(syscall)(number, a, b, c, d, e, f);
+  default: __attribute__((musttail)) return ((long (*)(long, long, long, long, long, long, long))REAL(syscall))(number, a, b, c, d, e, f);
   }
 }
 

@@ -153,12 +153,17 @@ struct mn_head {
 /// The high 16 bits of what is registered with the kernel's epolls for us: no address, and no descriptor.
 enum { MN_EPOLL_TAG = 0x4d4e };
 /// What an epoll's entry begins with.
-enum { MN_KIND_EPOLL = 2 };
 struct mn_epoll {
   uint32_t kind;
   uint32_t alone;
-  int32_t attached; /* sockets with an endpoint that are watched; 0: all that it tells is the kernel's */
+  uint32_t tagged; /* 0: no event of ours was ever registered here, and all that it tells is the kernel's */
 };
+/// The same of all epolls.
+extern MN_HIDDEN uint32_t mn_tagged;
+static inline void mn_epoll_tag(void *epoll) {
+  __atomic_store_n(&mn_tagged, 1, __ATOMIC_RELAXED);
+  __atomic_store_n(&((struct mn_epoll *)epoll)->tagged, 1, __ATOMIC_RELAXED);
+}
 
 /// The rules that verdicts were made by: the directory's generation, moved so that two directories never share a value.
 extern MN_HIDDEN const uint32_t *mn_rules_word;

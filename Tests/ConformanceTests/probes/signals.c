@@ -253,3 +253,40 @@ CASE(cancelled, "pthread_cancel at any moment of a call that waits ends its thre
     drop(waiter.fd), close(waiter.epoll);
   }
 }
+
+static void *looks_on(void *unused) {
+  struct epoll_event event;
+  int type;
+  pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
+  epoll_wait(waiter.epoll, &event, 1, 0);
+  pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, &type);
+  if (type != PTHREAD_CANCEL_DEFERRED) waiter.wrong++;
+  pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
+  waiter.begun++;
+  for (;;) epoll_pwait(waiter.epoll, &event, 1, 0, NULL);
+  return unused;
+}
+
+CASE(cancelled_without, "pthread_cancel of a thread that waits in an epoll, or looks at one again and again, before and after the first socket") {
+  static void *(*const ways[])(void *) = {waits_once, looks_on};
+  waiter = (struct waiter){.kind = 1, .epoll = keep(epoll_create1(0))};
+  unsigned long round = 0;
+  for (int step = 0; step < 4; step++) {
+    if (step == 2) waiter.fd = udp("a");
+    unsigned long cancelled = 0;
+    for (int i = 0; i < 50; i++) {
+      pthread_t thread;
+      void *result = NULL;
+      if (pthread_create(&thread, NULL, ways[step % 2], NULL) != 0) give_up("pthread_create");
+      round++;
+      while (waiter.begun != round) sched_yield();
+      if (i % 2) usleep(1000);
+      pthread_cancel(thread);
+      pthread_join(thread, &result);
+      cancelled += result == PTHREAD_CANCELED;
+    }
+    say("  %s, %s: %lu of 50 cancelled", step < 2 ? "before" : "after", step % 2 ? "looking" : "waiting", cancelled);
+  }
+  say("  another type than deferred: %lu", waiter.wrong);
+  drop(waiter.fd), close(waiter.epoll);
+}
