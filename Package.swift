@@ -149,7 +149,7 @@ let package = Package(
         .unsafeFlags([
           "-enable-experimental-feature", "Embedded", "-use-ld=lld",
           "-Xlinker", "--as-needed", "-Xlinker", "--gc-sections", "-Xlinker", "--icf=all",
-          "-Xlinker", "-z", "-Xlinker", "nodelete", "-Xlinker", "-z", "-Xlinker", "now",
+          "-Xlinker", "-z", "-Xlinker", "nodelete", "-Xlinker", "-z", "-Xlinker", "now", "-Xlinker", "-Bsymbolic-functions",
           "-Xlinker", "--version-script=\(Context.packageDirectory)/Shim/Preload/exports.map",
         ]),
         // (What ThreadSanitizer reports of a debug build is to be found in the source.)

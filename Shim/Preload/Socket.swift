@@ -549,7 +549,7 @@ extension Socket {
     if unsafe socket.pointee.engineLost {
       receive = MN_RECEIVE_ASK
     } else if unsafe socket.pointee.endpoint == nil {
-      receive = unsafe socket.pointee.undecided ? MN_RECEIVE_LOOK : MN_RECEIVE_KERNEL
+      receive = unsafe socket.pointee.undecided ? MN_RECEIVE_CANDIDATE : MN_RECEIVE_KERNEL
     } else if let channel = unsafe socket.pointee.channel {
       unsafe mn_head_show(
         socket, UInt32(MN_RECEIVE_LOOK), socket.pointee.endpoint, channel.pointee.reader(socket.pointee.index, 0),

@@ -77,7 +77,8 @@ SAME(SO_PEEK_OFF); SAME(SO_TIMESTAMPING); SAME(IP_RECVOPTS); SAME(IP_RETOPTS); S
 SAME(IP_RECVORIGDSTADDR); SAME(IP_RECVFRAGSIZE); SAME(IP_MINTTL); SAME(UDP_ENCAP); SAME(SO_LOCK_FILTER); SAME(SO_RCVBUF); SAME(SO_RCVBUFFORCE);
 _Static_assert(MN_EPOLLET == (uint32_t)EPOLLET, "EPOLLET");
 
-#define EXPORT __attribute__((visibility("default")))
+// (noinline: what calls another exported name gets no part of it, and leaves no frame behind its system call.)
+#define EXPORT __attribute__((visibility("default"), noinline))
 #define LIKELY(x) __builtin_expect(!!(x), 1)
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
 
@@ -381,9 +382,8 @@ static inline long raw(long number, long a, long b, long c, long d, long e, long
 #endif
 #define RAW(number, a, b, c, d, e, f) raw((number), (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f))
 // As libc's function returns it.
-static inline __attribute__((always_inline)) int result_of(long result) {
-  return LIKELY(result >= 0) ? (int)result : (errno = (int)-result, -1);
-}
+static __attribute__((cold, noinline, preserve_most)) int failed(long result) { return errno = (int)-result, -1; }
+static inline __attribute__((always_inline)) int result_of(long result) { return LIKELY(result >= 0) ? (int)result : failed(result); }
 
 int64_t mn_sys_recvfrom(int32_t fd, void *p, size_t n, int32_t f, void *a, uint32_t *l) { return RAW(SYS_recvfrom, fd, p, n, f, a, l); }
 int64_t mn_sys_recvmsg(int32_t fd, struct mn_msghdr *m, int32_t f) { return RAW(SYS_recvmsg, fd, m, f, 0, 0, 0); }
@@ -601,7 +601,8 @@ INLINE bool kernel_takes_plainly(const struct mn_head *head, const void *address
 INLINE struct mn_endpoint *endpoint_of(const struct mn_head *head) {
   return __atomic_load_n(&__atomic_load_n(&head->look, __ATOMIC_ACQUIRE)->endpoint, __ATOMIC_RELAXED);
 }
-INLINE bool has_endpoint(const struct mn_head *head) { return MN_PEEK(head->receive) != MN_RECEIVE_KERNEL && endpoint_of(head); }
+// Of a socket that may be on Machnet, or come there; by what its receives may do, which is at hand.
+INLINE bool has_endpoint(const struct mn_head *head) { return MN_PEEK(head->receive) == MN_RECEIVE_LOOK && endpoint_of(head); }
 SLOW bool kernel_takes(const struct mn_head *head, const void *address, size_t length) {
   if (__atomic_load_n(&head->receive, __ATOMIC_ACQUIRE) == MN_RECEIVE_ASK) return false;
   uint16_t now = mn_rules_now();
@@ -790,16 +791,25 @@ int64_t mn_slow_recvfrom(int fd, void *data, size_t size, int flags, void *addre
   return !head ? REAL(recvfrom)(fd, data, size, flags, address, length)
                : mn_hook_recvfrom(head, fd, data, size, flags, address, length);
 }
+// Whether a receive that finds nothing in the shadow ends: there is nothing else, and it must not wait.
+SMALL bool waits_not(const struct mn_head *head, int fd, int flags) {
+  if (MN_PEEK(head->receive) != MN_RECEIVE_CANDIDATE) return false;
+  return flags & MSG_DONTWAIT || (RAW(SYS_fcntl, fd, F_GETFL, 0, 0, 0, 0) & (O_NONBLOCK | LONG_MIN)) == O_NONBLOCK;
+}
 SLOW ssize_t shadow_recvfrom(int fd, void *data, size_t size, int flags, struct sockaddr *address, socklen_t *length) {
   struct mn_head *head = lookup(fd);
   if (UNLIKELY((uintptr_t)head <= 1 || flags & MSG_ERRQUEUE || !rings_are_empty(__atomic_load_n(&head->look, __ATOMIC_ACQUIRE))))
     return mn_slow_recvfrom(fd, data, size, flags, address, length);
   mn_look_begins();
   long result = RAW(SYS_recvfrom, fd, data, size, flags | MSG_DONTWAIT, address, length);
-  return LIKELY(result != -EAGAIN) ? count_received(head, result) : mn_slow_recvfrom(fd, data, size, flags, address, length);
+  return LIKELY(result != -EAGAIN) || waits_not(head, fd, flags) ? count_received(head, result)
+                                                                 : mn_slow_recvfrom(fd, data, size, flags, address, length);
 }
 INLINE ssize_t receive(struct mn_head *head, int fd, void *data, size_t size, int flags, struct sockaddr *address, socklen_t *length) {
   switch (__atomic_load_n(&head->receive, __ATOMIC_ACQUIRE)) {
+  case MN_RECEIVE_CANDIDATE:
+    if (!(flags & MSG_DONTWAIT)) return shadow_recvfrom(fd, data, size, flags, address, length);
+    // fall through
   case MN_RECEIVE_KERNEL: return real.recvfrom(fd, data, size, flags, address, length);
   case MN_RECEIVE_LOOK:
     // Where the last datagram came by a ring, the next one will: no system call first.
@@ -827,11 +837,11 @@ SLOW ssize_t slow_recvmsg(int fd, struct msghdr *message, int flags) {
     return n;
   }
   uint32_t way = mn_head_receive(head);
-  if (way == MN_RECEIVE_KERNEL) return real.recvmsg(fd, message, flags);
-  if (way == MN_RECEIVE_LOOK && mn_head_by_shadow(head) && !(flags & MSG_ERRQUEUE) && rings_are_empty(__atomic_load_n(&head->look, __ATOMIC_ACQUIRE))) {
+  if (way == MN_RECEIVE_KERNEL || (way == MN_RECEIVE_CANDIDATE && flags & MSG_DONTWAIT)) return real.recvmsg(fd, message, flags);
+  if (way != MN_RECEIVE_ASK && mn_head_by_shadow(head) && !(flags & MSG_ERRQUEUE) && rings_are_empty(__atomic_load_n(&head->look, __ATOMIC_ACQUIRE))) {
     mn_look_begins();
     long result = RAW(SYS_recvmsg, fd, message, flags | MSG_DONTWAIT, 0, 0, 0);
-    if (result != -EAGAIN) return count_received(head, result);
+    if (result != -EAGAIN || waits_not(head, fd, flags)) return count_received(head, result);
   }
   return mn_hook_recvmsg(head, fd, (void *)message, flags);
 }
@@ -841,7 +851,9 @@ EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
 
 SMALL int slow_recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *timeout) {
   struct mn_head *head = entry_of(fd);
-  if (!head || mn_head_receive(head) == MN_RECEIVE_KERNEL) return REAL(recvmmsg)(fd, messages, count, flags, timeout);
+  uint32_t way = head ? mn_head_receive(head) : MN_RECEIVE_KERNEL;
+  if (way == MN_RECEIVE_KERNEL || (way == MN_RECEIVE_CANDIDATE && flags & MSG_DONTWAIT))
+    return REAL(recvmmsg)(fd, messages, count, flags, timeout);
   return mn_hook_recvmmsg(head, fd, (void *)messages, count, flags, (void *)timeout);
 }
 EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *timeout) {
@@ -1125,17 +1137,19 @@ EXPORT int shutdown(int fd, int how) {
 }
 
 SMALL_END
-// Whether the kernel alone can tell of a descriptor: no socket that is on Machnet, or may come there meanwhile.
-INLINE bool is_kernels(int fd) {
+// Whether the kernel alone can tell of a descriptor: no socket that is on Machnet, or may come there while the call waits.
+INLINE bool is_kernels(int fd, bool waits) {
   if (UNLIKELY((uint32_t)fd >= MN_PEEK(mn_table_length))) return true;
   const struct mn_head *head = __atomic_load_n(&mn_table[fd], __ATOMIC_ACQUIRE);
-  return LIKELY((uintptr_t)head <= 1) || MN_PEEK(head->receive) == MN_RECEIVE_KERNEL;
+  if (LIKELY((uintptr_t)head <= 1)) return true;
+  uint32_t way = MN_PEEK(head->receive);
+  return way == MN_RECEIVE_KERNEL || (way == MN_RECEIVE_CANDIDATE && !waits);
 }
-INLINE bool are_kernels(const struct pollfd *entries, nfds_t count) {
+INLINE bool are_kernels(const struct pollfd *entries, nfds_t count, bool waits) {
   // (None, or more than there may be descriptors: the kernel's to refuse.)
   if (!watched_count() || UNLIKELY(!entries) || UNLIKELY(count - 1 >= MN_PEEK(mn_table_length))) return true;
   for (;;) {
-    if (UNLIKELY(!is_kernels(entries->fd))) return false;
+    if (UNLIKELY(!is_kernels(entries->fd, waits))) return false;
     if (LIKELY(!--count)) return true;
     entries++;
   }
@@ -1151,7 +1165,7 @@ static __attribute__((noinline, minsize, preserve_most)) bool are_kernels_sets(i
     if (first < FD_SETSIZE) bits &= __atomic_load_n(&once_ours[first / 64], __ATOMIC_RELAXED);
     for (; bits; bits &= bits - 1) {
       int fd = first + __builtin_ctzll(bits);
-      if (fd < count && UNLIKELY(!is_kernels(fd))) return false;
+      if (fd < count && UNLIKELY(!is_kernels(fd, true))) return false;
     }
   }
   return true;
@@ -1168,14 +1182,14 @@ SMALL int poll_milliseconds(struct pollfd *entries, nfds_t count, int timeout) {
   struct mn_timespec limit = {timeout / 1000, timeout % 1000 * 1000000L};
   return mn_hook_poll((void *)entries, count, timeout < 0 ? NULL : &limit, NULL);
 }
-EXPORT __attribute__((noinline)) int poll(struct pollfd *entries, nfds_t count, int timeout) {
-  return LIKELY(are_kernels(entries, count)) ? REAL(poll)(entries, count, timeout) : poll_milliseconds(entries, count, timeout);
+EXPORT int poll(struct pollfd *entries, nfds_t count, int timeout) {
+  return LIKELY(are_kernels(entries, count, timeout != 0)) ? REAL(poll)(entries, count, timeout) : poll_milliseconds(entries, count, timeout);
 }
 SMALL int ppoll_ours(struct pollfd *entries, nfds_t count, const struct timespec *timeout, const sigset_t *mask) {
   return mn_hook_poll((void *)entries, count, (const void *)timeout, mask);
 }
-EXPORT __attribute__((noinline)) int ppoll(struct pollfd *entries, nfds_t count, const struct timespec *timeout, const sigset_t *mask) {
-  return LIKELY(are_kernels(entries, count)) ? REAL(ppoll)(entries, count, timeout, mask) : ppoll_ours(entries, count, timeout, mask);
+EXPORT int ppoll(struct pollfd *entries, nfds_t count, const struct timespec *timeout, const sigset_t *mask) {
+  return LIKELY(are_kernels(entries, count, true)) ? REAL(ppoll)(entries, count, timeout, mask) : ppoll_ours(entries, count, timeout, mask);
 }
 SMALL_BEGIN
 EXPORT int __poll_chk(struct pollfd *entries, nfds_t count, int timeout, size_t room) {

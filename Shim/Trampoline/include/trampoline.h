@@ -126,8 +126,9 @@ struct mn_look {
 };
 
 /// What a receive may do without the Swift half. ASK: nothing. KERNEL: the shadow is all there is. LOOK: what lies in
-/// the shadow may be taken while the rings (`mn_look`) are empty.
-enum { MN_RECEIVE_ASK = 0, MN_RECEIVE_KERNEL = 1, MN_RECEIVE_LOOK = 2 };
+/// the shadow may be taken while the rings (`mn_look`) are empty. CANDIDATE: as KERNEL, but there may be rings by the time that a
+/// call has waited.
+enum { MN_RECEIVE_ASK = 0, MN_RECEIVE_KERNEL = 1, MN_RECEIVE_LOOK = 2, MN_RECEIVE_CANDIDATE = 3 };
 
 enum { MN_KERNEL_FLOWS = 8, MN_KERNEL_ALWAYS = 0x10000 };
 
