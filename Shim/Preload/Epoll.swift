@@ -96,8 +96,8 @@ typealias WatchPointer = UnsafeMutablePointer<Watch>
 
 /// What the shim knows of an epoll, since the program waits in it or has one of our sockets watched by it.
 ///
-/// Changed under the process's lock, looked at without it; `hot` and `turn` are any waiter's. The trampolines see the first three
-/// words (`mn_epoll`).
+/// Changed under the process's lock, looked at without it; `hot` and `turn` are any waiter's. The trampolines see the first words
+/// (`mn_epoll`).
 @safe
 struct Epoll: ~Copyable {
   @Shared var kind: UInt32
@@ -106,14 +106,15 @@ struct Epoll: ~Copyable {
   /// Whether an event that leads to a watch has ever been registered, for this epoll or one that was here before (`mn_epoll_tag`): never
   /// taken back, so that who finds 0 behind a call knows that none was told by it.
   @Shared var tagged: UInt32
-  /// Watches on sockets that have an endpoint.
-  @Shared var attached: Int32
-  @Shared var descriptors: UInt32
-  /// A descriptor of ours, which nobody else closes: by it the kernel is asked.
-  @Shared var hidden: Int32
   /// Calls that wait in it (`hold`), and the thread that was the last to begin.
   let waiters: Atomic<UInt32>
   @Shared var waiter: UInt32
+  @Shared var descriptors: UInt32
+  @Shared var idle: UInt32
+  /// Watches on sockets that have an endpoint.
+  @Shared var attached: Int32
+  /// A descriptor of ours, which nobody else closes: by it the kernel is asked.
+  @Shared var hidden: Int32
   /// Counts the epolls that have been here: a call that does not hold its own yet may go on after that was closed.
   @Shared var generation: UInt32
   /// Those that were ready lately: looked at without a system call. All others are found through the kernel.

@@ -262,11 +262,15 @@ static void forked(void) {
   if (home) *home = (uint64_t)getpid();
   mn_hook_fork_child();
 }
+static void forking(void) {
+  if (MN_PEEK(mn_table_length)) __atomic_store_n(&mn_tagged, 1, __ATOMIC_RELAXED);
+  mn_hook_fork_prepare();
+}
 bool mn_is_at_home(void) {
   uint64_t pid = (uint64_t)getpid();
   if (LIKELY(!home || *home == pid)) return true;
   if (*home) return false;
-  mn_hook_fork_prepare();
+  forking();
   forked();
   return true;
 }
@@ -282,7 +286,7 @@ __attribute__((constructor(101), minsize)) static void start(void) {
   if (home) *home = (uint64_t)getpid();
   mn_hook_start();
   errno = saved;
-  pthread_atfork(mn_hook_fork_prepare, NULL, forked);
+  pthread_atfork(forking, NULL, forked);
 }
 
 int32_t mn_get_errno(void) { return errno; }
@@ -1260,42 +1264,63 @@ int32_t mn_epoll_begin(int32_t epfd, void *events, int32_t capacity, int64_t tim
 }
 // The kernel has told of `now` events; negative: an errno value. The call that goes on began when `begun` was so.
 SMALL int epoll_go_on(int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask, long now, struct mn_handled begun) {
-  if (now < 0) return result_of(now);
+  if (now < 0) return failed(now);
   if (now > 0) return told(epfd, events, capacity, (int)now, nanoseconds_of(timeout), mask);
   mn_looked_at = begun, mn_has_looked = true;
   int result = mn_epoll_begin(epfd, events, capacity, nanoseconds_of(timeout), mask);
   mn_look_ends();
   return result;
 }
-// An epoll with nothing of ours is looked at before a call waits in it: it need not be held for that. (By the system call itself, and
-// with nothing to be saved across it, see mn_fcntl.)
+// Sleeps in an epoll with nothing of ours, which stays what it is meanwhile (Epoll.hold, Epoll.letGo).
+SMALL int epoll_held(struct mn_epoll *epoll, int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask, struct mn_handled begun) {
+  int result = -1;
+  __atomic_store_n(&epoll->waiter, mn_thread_id(), __ATOMIC_RELAXED);
+  __atomic_fetch_add(&epoll->waiters, 1, __ATOMIC_SEQ_CST);
+  bool is_same = __atomic_load_n(&mn_table[epfd], __ATOMIC_SEQ_CST) == epoll;
+  if (is_same && mn_handled_now().all != begun.all) errno = EINTR;
+  else if (is_same) {
+    pthread_cleanup_push(mn_hook_epoll_cancelled, epoll);
+    result = mask ? real.epoll_pwait(epfd, events, capacity, timeout, mask) : real.epoll_wait(epfd, events, capacity, timeout);
+    pthread_cleanup_pop(0);
+  }
+  if (__atomic_fetch_sub(&epoll->waiters, 1, __ATOMIC_SEQ_CST) == 1 && __atomic_load_n(&epoll->descriptors, __ATOMIC_SEQ_CST) == 0) {
+    __atomic_fetch_add(&epoll->waiters, 1, __ATOMIC_SEQ_CST);
+    mn_hook_epoll_cancelled(epoll);
+  }
+  if (!is_same) return epoll_go_on(epfd, events, capacity, timeout, mask, 0, begun);
+  return told(epfd, events, capacity, result, nanoseconds_of(timeout), mask);
+}
+// An epoll with nothing of ours is looked at before a call sleeps in it: it need not be held for that. (By the system call itself, and
+// with nothing to be saved across it, see mn_fcntl.) Where that was in vain, it is not done each time.
 INLINE int epoll_look(long number, int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask) {
   struct mn_handled begun = mn_handled_now();
-  const uint32_t *tagged = &mn_tagged;
-  if (MN_PEEK(*tagged)) {
-    const struct mn_epoll *epoll = entry_of(epfd);
-    if (UNLIKELY(!epoll) || MN_PEEK(epoll->tagged)) return epoll_go_on(epfd, events, capacity, timeout, mask, 0, begun);
-    tagged = &epoll->tagged;
+  struct mn_epoll *epoll = entry_of(epfd);
+  if (UNLIKELY(!epoll) || MN_PEEK(epoll->tagged)) return epoll_go_on(epfd, events, capacity, timeout, mask, 0, begun);
+  uint32_t idle = MN_PEEK(epoll->idle);
+  if (timeout == 0 || !idle) {
+    long now = RAW(number, epfd, events, capacity, 0, mask, _NSIG / 8);
+    if (LIKELY(now > 0) ? LIKELY(!MN_PEEK(epoll->tagged)) : now == timeout) return (int)now;
+    if (now != 0) return epoll_go_on(epfd, events, capacity, timeout, mask, now, begun);
+    idle = 8;
   }
-  long now = RAW(number, epfd, events, capacity, 0, mask, _NSIG / 8);
-  if (LIKELY(now > 0) ? LIKELY(!MN_PEEK(*tagged)) : now == timeout) return (int)now;
-  return epoll_go_on(epfd, events, capacity, timeout, mask, now, begun);
+  __atomic_store_n(&epoll->idle, idle - 1, __ATOMIC_RELAXED);
+  return epoll_held(epoll, epfd, events, capacity, timeout, mask, begun);
 }
 static __attribute__((noinline, preserve_most)) void cancellation_point(void) { pthread_testcancel(); }
-// (With one thread, nobody opens the table meanwhile but a signal handler, after which no event is told.)
+// With one thread, nobody registers anything of ours meanwhile but a signal handler, after which no event is told: libc's alone.
 EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask) {
-  if (!MN_PEEK(mn_table_length))
-    return LIKELY(__libc_single_threaded) ? REAL(epoll_pwait)(epfd, events, capacity, timeout, mask)
-                                          : epoll_asleep(SYS_epoll_pwait, epfd, events, capacity, timeout, mask);
-  if (UNLIKELY(!__libc_single_threaded)) cancellation_point();
+  if (LIKELY(__libc_single_threaded)) {
+    if (LIKELY(!MN_PEEK(mn_tagged))) return REAL(epoll_pwait)(epfd, events, capacity, timeout, mask);
+  } else if (MN_PEEK(mn_table_length)) cancellation_point();
+  else return epoll_asleep(SYS_epoll_pwait, epfd, events, capacity, timeout, mask);
   return epoll_look(SYS_epoll_pwait, epfd, events, capacity, timeout, mask);
 }
 #ifdef SYS_epoll_wait
 EXPORT int epoll_wait(int epfd, struct epoll_event *events, int capacity, int timeout) {
-  if (!MN_PEEK(mn_table_length))
-    return LIKELY(__libc_single_threaded) ? REAL(epoll_wait)(epfd, events, capacity, timeout)
-                                          : epoll_asleep(SYS_epoll_wait, epfd, events, capacity, timeout, NULL);
-  if (UNLIKELY(!__libc_single_threaded)) cancellation_point();
+  if (LIKELY(__libc_single_threaded)) {
+    if (LIKELY(!MN_PEEK(mn_tagged))) return REAL(epoll_wait)(epfd, events, capacity, timeout);
+  } else if (MN_PEEK(mn_table_length)) cancellation_point();
+  else return epoll_asleep(SYS_epoll_wait, epfd, events, capacity, timeout, NULL);
   return epoll_look(SYS_epoll_wait, epfd, events, capacity, timeout, NULL);
 }
 #else
@@ -1308,6 +1333,7 @@ EXPORT int epoll_pwait2(int epfd, struct epoll_event *events, int capacity, cons
   bool is_wrong = timeout && ((uint64_t)timeout->tv_nsec >= 1000000000u || timeout->tv_sec < 0);
   // Beyond about 290 years the nanoseconds would not fit: for ever.
   int64_t limit = !timeout || is_wrong || timeout->tv_sec > INT64_MAX / 1000000000 - 1 ? -1 : timeout->tv_sec * 1000000000 + timeout->tv_nsec;
+  if (__libc_single_threaded && !MN_PEEK(mn_tagged)) return REAL(epoll_pwait2)(epfd, events, capacity, timeout, mask);
   if (MN_PEEK(mn_table_length) && !is_wrong) return mn_epoll_begin(epfd, events, capacity, limit, mask);
   return told(epfd, events, capacity, REAL(epoll_pwait2)(epfd, events, capacity, timeout, mask), limit, mask);
 }

@@ -158,8 +158,10 @@ struct mn_epoll {
   uint32_t kind;
   uint32_t alone;
   uint32_t tagged; /* 0: no event of ours was ever registered here, and all that it tells is the kernel's */
+  uint32_t waiters, waiter, descriptors; /* see Epoll */
+  uint32_t idle; /* calls that need not look before they sleep, since the last look was in vain */
 };
-/// The same of all epolls.
+/// The same of all epolls. (Set at a fork as well: the other process may register its own in those that both have.)
 extern MN_HIDDEN uint32_t mn_tagged;
 static inline void mn_epoll_tag(void *epoll) {
   __atomic_store_n(&mn_tagged, 1, __ATOMIC_RELAXED);
