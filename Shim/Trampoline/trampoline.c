@@ -750,8 +750,6 @@ INLINE bool may_carry_descriptors(const struct msghdr *message) {
 
 SLOW ssize_t slow_sendmsg(int fd, const struct msghdr *message, int flags) {
   struct mn_head *head = entry_of(fd);
-  if (head && message && kernel_takes_plainly(head, message->msg_name, message->msg_namelen) && !has_endpoint(head))
-    return real.sendmsg(fd, message, flags);
   if (!head) {
     if (may_carry_descriptors(message)) each_passed(message, pass);
     return REAL(sendmsg)(fd, message, flags);
@@ -761,7 +759,12 @@ SLOW ssize_t slow_sendmsg(int fd, const struct msghdr *message, int flags) {
   return mn_hook_sendmsg(head, fd, (const void *)message, flags);
 }
 EXPORT ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
-  return PASSES(fd, sendmsg) && !may_carry_descriptors(message) ? real.sendmsg(fd, message, flags) : slow_sendmsg(fd, message, flags);
+  if (UNLIKELY(!real.sendmsg)) return slow_sendmsg(fd, message, flags);
+  const struct mn_head *head = entry_of(fd);
+  if (LIKELY(!head) ? !may_carry_descriptors(message)
+                    : message && kernel_takes_plainly(head, message->msg_name, message->msg_namelen) && !has_endpoint(head))
+    return real.sendmsg(fd, message, flags);
+  return slow_sendmsg(fd, message, flags);
 }
 
 SMALL int slow_sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags) {
@@ -833,6 +836,11 @@ EXPORT ssize_t recv(int fd, void *data, size_t size, int flags) {
   return LIKELY(!head) ? real.recv(fd, data, size, flags) : receive(head, fd, data, size, flags, NULL, NULL);
 }
 
+// Whether a receive is the kernel's alone: there are no rings, and will be none before it ends.
+INLINE bool receives_by_kernel(const struct mn_head *head, int flags) {
+  uint32_t way = MN_PEEK(head->receive);
+  return way == MN_RECEIVE_KERNEL || (way == MN_RECEIVE_CANDIDATE && flags & MSG_DONTWAIT);
+}
 SLOW ssize_t slow_recvmsg(int fd, struct msghdr *message, int flags) {
   struct mn_head *head = entry_of(fd);
   if (!head) {
@@ -840,9 +848,7 @@ SLOW ssize_t slow_recvmsg(int fd, struct msghdr *message, int flags) {
     if (n >= 0 && may_carry_descriptors(message)) each_passed(message, receive_made);
     return n;
   }
-  uint32_t way = mn_head_receive(head);
-  if (way == MN_RECEIVE_KERNEL || (way == MN_RECEIVE_CANDIDATE && flags & MSG_DONTWAIT)) return real.recvmsg(fd, message, flags);
-  if (way != MN_RECEIVE_ASK && mn_head_by_shadow(head) && !(flags & MSG_ERRQUEUE) && rings_are_empty(__atomic_load_n(&head->look, __ATOMIC_ACQUIRE))) {
+  if (mn_head_receive(head) != MN_RECEIVE_ASK && mn_head_by_shadow(head) && !(flags & MSG_ERRQUEUE) && rings_are_empty(__atomic_load_n(&head->look, __ATOMIC_ACQUIRE))) {
     mn_look_begins();
     long result = RAW(SYS_recvmsg, fd, message, flags | MSG_DONTWAIT, 0, 0, 0);
     if (result != -EAGAIN || waits_not(head, fd, flags)) return count_received(head, result);
@@ -850,18 +856,22 @@ SLOW ssize_t slow_recvmsg(int fd, struct msghdr *message, int flags) {
   return mn_hook_recvmsg(head, fd, (void *)message, flags);
 }
 EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
-  return PASSES(fd, recvmsg) && !may_carry_descriptors(message) ? real.recvmsg(fd, message, flags) : slow_recvmsg(fd, message, flags);
+  if (UNLIKELY(!real.recvmsg)) return slow_recvmsg(fd, message, flags);
+  const struct mn_head *head = entry_of(fd);
+  if (LIKELY(!head) ? !may_carry_descriptors(message) : receives_by_kernel(head, flags)) return real.recvmsg(fd, message, flags);
+  return slow_recvmsg(fd, message, flags);
 }
 
 SMALL int slow_recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *timeout) {
   struct mn_head *head = entry_of(fd);
-  uint32_t way = head ? mn_head_receive(head) : MN_RECEIVE_KERNEL;
-  if (way == MN_RECEIVE_KERNEL || (way == MN_RECEIVE_CANDIDATE && flags & MSG_DONTWAIT))
-    return REAL(recvmmsg)(fd, messages, count, flags, timeout);
+  if (!head) return REAL(recvmmsg)(fd, messages, count, flags, timeout);
   return mn_hook_recvmmsg(head, fd, (void *)messages, count, flags, (void *)timeout);
 }
 EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *timeout) {
-  return PASSES(fd, recvmmsg) ? real.recvmmsg(fd, messages, count, flags, timeout) : slow_recvmmsg(fd, messages, count, flags, timeout);
+  if (UNLIKELY(!real.recvmmsg)) return slow_recvmmsg(fd, messages, count, flags, timeout);
+  const struct mn_head *head = entry_of(fd);
+  return LIKELY(!head) || receives_by_kernel(head, flags) ? real.recvmmsg(fd, messages, count, flags, timeout)
+                                                          : slow_recvmmsg(fd, messages, count, flags, timeout);
 }
 
 // A zero-byte read of a datagram socket takes nothing from its queue, unlike a zero-byte recv (read(2)): the kernel answers.
@@ -1026,9 +1036,7 @@ int32_t mn_early_duplicate(uint32_t index) {
   return (int32_t)(__atomic_load_n(&early[index / 2], __ATOMIC_RELAXED) >> (index % 2 * 32));
 }
 
-SMALL int duplicated(int from, int to) {
-  void *entry = entry_of(from);
-  if (to < 0 || to == from || LIKELY(!entry && !may_be_epoll(from))) return to;
+SMALL int duplicated_entry(void *entry, int from, int to) {
   if (!entry && !MN_PEEK(mn_table_length)) {
     uint32_t place = __atomic_fetch_add(&early_count, 1, __ATOMIC_RELAXED) % EARLY;
     __atomic_store_n(&early[place], (uint64_t)(uint32_t)to << 32 | (uint32_t)from, __ATOMIC_RELAXED);
@@ -1036,6 +1044,10 @@ SMALL int duplicated(int from, int to) {
   if (entry) mn_hook_duplicated(entry, from, to);
   if ((unsigned)to < sizeof was_epoll) __atomic_store_n(&was_epoll[to], 1, __ATOMIC_RELAXED);
   return to;
+}
+SMALL int duplicated(int from, int to) {
+  void *entry = entry_of(from);
+  return to < 0 || to == from || LIKELY(!entry && !may_be_epoll(from)) ? to : duplicated_entry(entry, from, to);
 }
 EXPORT int dup(int fd) { return duplicated(fd, made(result_of(RAW(SYS_dup, fd, 0, 0, 0, 0, 0)))); }
 // What stood there leaves the table first, and comes back if the call fails.
@@ -1250,9 +1262,10 @@ static int64_t nanoseconds_of(int timeout) { return timeout < 0 ? -1 : timeout *
 // libc waits, a thread may be cancelled at any time, too.)
 SMALL int epoll_asleep(long number, int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask) {
   int type, ignored;
-  pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
+  if (timeout == 0) pthread_testcancel();
+  else pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
   long now = RAW(number, epfd, events, capacity, timeout, mask, _NSIG / 8);
-  pthread_setcanceltype(type, &ignored);
+  if (timeout != 0) pthread_setcanceltype(type, &ignored);
   return now < 0 ? result_of(now) : told(epfd, events, capacity, (int)now, nanoseconds_of(timeout), mask);
 }
 SMALL_END

@@ -2,7 +2,7 @@
 // programs call, by turns, in one process; printed is the median of the differences. The process has one more UDP socket, bound to
 // PORT of 127.0.0.1, and with "threads" another thread, which sleeps.
 //
-//   other-calls one|threads PORT [CALL...]
+//   other-calls one|threads PORT ROUNDS [CALL...]
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <dlfcn.h>
@@ -24,7 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { ROUNDS = 401, CALLS = 200 };
+enum { MOST_ROUNDS = 1001, CALLS = 200 };
 
 #define FUNCTIONS(X)                                                                                                   \
   X(read) X(write) X(readv) X(writev) X(send) X(recv) X(sendto) X(recvfrom) X(sendmsg) X(recvmsg) X(sendmmsg) X(recvmmsg)   \
@@ -92,51 +92,51 @@ static int waiting(int fd) {
 }
 
 #define CALLS_MADE(X)                                                                                                  \
-  X("read /dev/zero", now.read(zero, data, 1))                                                                        \
-  X("write /dev/null", now.write(null, data, 1))                                                                      \
-  X("readv /dev/zero", now.readv(zero, &vector, 1))                                                                   \
-  X("writev /dev/null", now.writev(null, &vector, 1))                                                                 \
-  X("read eventfd (EAGAIN)", now.read(event, data, 8))                                                                \
-  X("recv AF_UNIX (EAGAIN)", now.recv(pair[0], data, 64, MSG_DONTWAIT))                                               \
-  X("recvmsg AF_UNIX (EAGAIN)", now.recvmsg(pair[0], &message, MSG_DONTWAIT))                                         \
-  X("send TCP (EPIPE)", now.send(tcp, data, 1, MSG_NOSIGNAL))                                                         \
-  X("sendmsg TCP (EPIPE)", now.sendmsg(tcp, &message, MSG_NOSIGNAL))                                                  \
-  X("recv UDP (EAGAIN)", now.recv(udp, data, 64, MSG_DONTWAIT))                                                       \
-  X("recvfrom UDP (EAGAIN)", now.recvfrom(udp, data, 64, MSG_DONTWAIT, NULL, NULL))                                   \
-  X("read UDP (EAGAIN)", now.read(udp, data, 64))                                                                     \
-  X("recvmsg UDP (EAGAIN)", now.recvmsg(udp, &message, MSG_DONTWAIT))                                                 \
-  X("recvmmsg UDP (EAGAIN)", now.recvmmsg(udp, &messages, 1, MSG_DONTWAIT, NULL))                                     \
-  X("sendto UDP", now.sendto(udp, data, 64, 0, (void *)&full, sizeof full))                                           \
-  X("sendmsg UDP", now.sendmsg(udp, &addressed, 0))                                                                   \
-  X("recv UDP (MSG_PEEK)", now.recv(sink, data, 64, MSG_PEEK))                                                        \
-  X("recvmsg UDP (MSG_PEEK)", now.recvmsg(sink, &message, MSG_PEEK))                                                  \
-  X("poll, nothing", poll_one(event, 0))                                                                              \
-  X("poll, ready", poll_one(ends[0], -1))                                                                             \
-  X("poll UDP, nothing", poll_one(udp, 0))                                                                            \
-  X("ppoll, ready", ppoll_one(ends[0]))                                                                               \
-  X("select, nothing", select_one(event, &(struct timeval){0, 0}))                                                    \
-  X("select, ready", select_one(ends[0], NULL))                                                                       \
-  X("pselect, ready", pselect_one(ends[0]))                                                                           \
-  X("epoll_wait, nothing", now.epoll_wait(quiet, told, 8, 0))                                                         \
-  X("epoll_wait, ready, no time", now.epoll_wait(ready, told, 8, 0))                                                  \
-  X("epoll_wait, ready", now.epoll_wait(ready, told, 8, -1))                                                          \
-  X("epoll_pwait, ready", now.epoll_pwait(ready, told, 8, -1, NULL))                                                  \
-  X("epoll_ctl MOD", modify(quiet, event))                                                                            \
-  X("fcntl F_GETFL", now.fcntl(event, F_GETFL))                                                                       \
-  X("fcntl F_SETFL", now.fcntl(event, F_SETFL, O_NONBLOCK))                                                           \
-  X("ioctl FIONREAD", waiting(ends[0]))                                                                               \
-  X("getsockopt", option_of(tcp))                                                                                     \
-  X("setsockopt", set_option(tcp))                                                                                    \
-  X("getsockname", name_of(tcp))                                                                                      \
-  X("getpeername", peer_of(pair[0]))                                                                                  \
-  X("shutdown (ENOTCONN)", now.shutdown(tcp, SHUT_RD))                                                                \
-  X("bind (EINVAL)", now.bind(tcp, (void *)&full, 1))                                                                 \
-  X("connect (EINVAL)", now.connect(tcp, (void *)&full, 1))                                                           \
-  X("close (EBADF)", now.close(-1))                                                                                   \
-  X("dup, close", now.close(now.dup(event)))                                                                          \
-  X("dup2", now.dup2(event, 100))                                                                                     \
-  X("dup3", now.dup3(event, 100, O_CLOEXEC))                                                                          \
-  X("syscall getpid", now.syscall(SYS_getpid))
+  X(read_zero, "read /dev/zero", now.read(zero, data, 1))                                                             \
+  X(write_null, "write /dev/null", now.write(null, data, 1))                                                          \
+  X(readv_zero, "readv /dev/zero", now.readv(zero, &vector, 1))                                                       \
+  X(writev_null, "writev /dev/null", now.writev(null, &vector, 1))                                                    \
+  X(read_eventfd_eagain, "read eventfd (EAGAIN)", now.read(event, data, 8))                                           \
+  X(recv_af_unix_eagain, "recv AF_UNIX (EAGAIN)", now.recv(pair[0], data, 64, MSG_DONTWAIT))                          \
+  X(recvmsg_af_unix_eagain, "recvmsg AF_UNIX (EAGAIN)", now.recvmsg(pair[0], &message, MSG_DONTWAIT))                 \
+  X(send_tcp_epipe, "send TCP (EPIPE)", now.send(tcp, data, 1, MSG_NOSIGNAL))                                         \
+  X(sendmsg_tcp_epipe, "sendmsg TCP (EPIPE)", now.sendmsg(tcp, &message, MSG_NOSIGNAL))                               \
+  X(recv_udp_eagain, "recv UDP (EAGAIN)", now.recv(udp, data, 64, MSG_DONTWAIT))                                      \
+  X(recvfrom_udp_eagain, "recvfrom UDP (EAGAIN)", now.recvfrom(udp, data, 64, MSG_DONTWAIT, NULL, NULL))              \
+  X(read_udp_eagain, "read UDP (EAGAIN)", now.read(udp, data, 64))                                                    \
+  X(recvmsg_udp_eagain, "recvmsg UDP (EAGAIN)", now.recvmsg(udp, &message, MSG_DONTWAIT))                             \
+  X(recvmmsg_udp_eagain, "recvmmsg UDP (EAGAIN)", now.recvmmsg(udp, &messages, 1, MSG_DONTWAIT, NULL))                \
+  X(sendto_udp, "sendto UDP", now.sendto(udp, data, 64, 0, (void *)&full, sizeof full))                               \
+  X(sendmsg_udp, "sendmsg UDP", now.sendmsg(udp, &addressed, 0))                                                      \
+  X(recv_udp_msg_peek, "recv UDP (MSG_PEEK)", now.recv(sink, data, 64, MSG_PEEK))                                     \
+  X(recvmsg_udp_msg_peek, "recvmsg UDP (MSG_PEEK)", now.recvmsg(sink, &message, MSG_PEEK))                            \
+  X(poll_nothing, "poll, nothing", poll_one(event, 0))                                                                \
+  X(poll_ready, "poll, ready", poll_one(ends[0], -1))                                                                 \
+  X(poll_udp_nothing, "poll UDP, nothing", poll_one(udp, 0))                                                          \
+  X(ppoll_ready, "ppoll, ready", ppoll_one(ends[0]))                                                                  \
+  X(select_nothing, "select, nothing", select_one(event, &(struct timeval){0, 0}))                                    \
+  X(select_ready, "select, ready", select_one(ends[0], NULL))                                                         \
+  X(pselect_ready, "pselect, ready", pselect_one(ends[0]))                                                            \
+  X(epoll_wait_nothing, "epoll_wait, nothing", now.epoll_wait(quiet, told, 8, 0))                                     \
+  X(epoll_wait_ready_no_time, "epoll_wait, ready, no time", now.epoll_wait(ready, told, 8, 0))                        \
+  X(epoll_wait_ready, "epoll_wait, ready", now.epoll_wait(ready, told, 8, -1))                                        \
+  X(epoll_pwait_ready, "epoll_pwait, ready", now.epoll_pwait(ready, told, 8, -1, NULL))                               \
+  X(epoll_ctl_mod, "epoll_ctl MOD", modify(quiet, event))                                                             \
+  X(fcntl_f_getfl, "fcntl F_GETFL", now.fcntl(event, F_GETFL))                                                        \
+  X(fcntl_f_setfl, "fcntl F_SETFL", now.fcntl(event, F_SETFL, O_NONBLOCK))                                            \
+  X(ioctl_fionread, "ioctl FIONREAD", waiting(ends[0]))                                                               \
+  X(getsockopt, "getsockopt", option_of(tcp))                                                                         \
+  X(setsockopt, "setsockopt", set_option(tcp))                                                                        \
+  X(getsockname, "getsockname", name_of(tcp))                                                                         \
+  X(getpeername, "getpeername", peer_of(pair[0]))                                                                     \
+  X(shutdown_enotconn, "shutdown (ENOTCONN)", now.shutdown(tcp, SHUT_RD))                                             \
+  X(bind_einval, "bind (EINVAL)", now.bind(tcp, (void *)&full, 1))                                                    \
+  X(connect_einval, "connect (EINVAL)", now.connect(tcp, (void *)&full, 1))                                           \
+  X(close_ebadf, "close (EBADF)", now.close(-1))                                                                      \
+  X(dup_close, "dup, close", now.close(now.dup(event)))                                                               \
+  X(dup2, "dup2", now.dup2(event, 100))                                                                               \
+  X(dup3, "dup3", now.dup3(event, 100, O_CLOEXEC))                                                                    \
+  X(syscall_getpid, "syscall getpid", now.syscall(SYS_getpid))                                                        
 
 static double nanoseconds(void) {
   struct timespec t;
@@ -145,10 +145,31 @@ static double nanoseconds(void) {
 }
 static int by_value(const void *a, const void *b) { return (*(double *)a > *(double *)b) - (*(double *)a < *(double *)b); }
 
-static void show(const char *name, double plain[], double added[]) {
-  qsort(plain, ROUNDS, sizeof *plain, by_value);
-  qsort(added, ROUNDS, sizeof *added, by_value);
-  printf("%-28s %8.1f %+8.1f\n", name, plain[ROUNDS / 2], added[ROUNDS / 2]);
+// Each kind of call has two functions of its own, so that a profile tells what they cost: by libc's function, and by the name.
+#define FUNCTION(way, call)                                                                                            \
+  static __attribute__((noinline)) void way(void) {                                                                   \
+    for (int i = 0; i < CALLS; i++) (void)(call);                                                                     \
+  }
+#define BOTH_FUNCTIONS(kind, name, call) FUNCTION(libc_##kind, call) FUNCTION(name_##kind, call)
+CALLS_MADE(BOTH_FUNCTIONS)
+
+static void measure(const char *name, void (*by_libc)(void), void (*by_name)(void), int rounds) {
+  static double plain[MOST_ROUNDS], added[MOST_ROUNDS];
+  for (int round = 0; round < rounds; round++) {
+    double cost[2];
+    for (int turn = 0; turn < 2; turn++) {
+      int which = (turn + round) % 2;
+      now = which ? names : libcs;
+      double start = nanoseconds();
+      (which ? by_name : by_libc)();
+      cost[which] = (nanoseconds() - start) / CALLS;
+    }
+    plain[round] = cost[0];
+    added[round] = cost[1] - cost[0];
+  }
+  qsort(plain, (size_t)rounds, sizeof *plain, by_value);
+  qsort(added, (size_t)rounds, sizeof *added, by_value);
+  printf("%-28s %8.1f %+8.1f\n", name, plain[rounds / 2], added[rounds / 2]);
 }
 static int is_asked(const char *name, int count, char **asked) {
   for (int i = 0; i < count; i++)
@@ -167,7 +188,8 @@ int main(int count, char **arguments) {
 #define FIND(name) libcs.name = (__typeof__(&name))dlsym(libc, #name), names.name = name;
   FUNCTIONS(FIND)
   struct sockaddr_in local = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-  if (count < 3) errx(2, "usage: other-calls one|threads PORT [CALL...]");
+  int rounds = count > 3 ? atoi(arguments[3]) : 0;
+  if (rounds < 1 || rounds > MOST_ROUNDS) errx(2, "usage: other-calls one|threads PORT ROUNDS [CALL...]");
   pthread_t sleeper;
   if (strcmp(arguments[1], "threads") == 0 && pthread_create(&sleeper, NULL, asleep, NULL) != 0) errx(2, "no thread");
   local.sin_port = htons((uint16_t)atoi(arguments[2]));
@@ -191,25 +213,9 @@ int main(int count, char **arguments) {
       epoll_ctl(quiet, EPOLL_CTL_ADD, event, &one) != 0 || epoll_ctl(ready, EPOLL_CTL_ADD, ends[0], &one) != 0)
     err(2, "set-up");
   while (sendto(udp, data, 64, 0, (void *)&full, sizeof full) == 64 && sent++ < 2000) {}
-  static double plain[ROUNDS], added[ROUNDS];
   printf("%-28s %8s %8s\n", "ns of a call", "libc", "added");
-#define MEASURE(name, call)                                                                                            \
-  for (int round = is_asked(name, count - 3, arguments + 3) ? 0 : ROUNDS + 1; round <= ROUNDS; round++) {             \
-    if (round == ROUNDS) {                                                                                            \
-      show(name, plain, added);                                                                                       \
-      break;                                                                                                          \
-    }                                                                                                                 \
-    double cost[2];                                                                                                   \
-    for (int turn = 0; turn < 2; turn++) {                                                                            \
-      int which = (turn + round) % 2;                                                                                 \
-      now = which ? names : libcs;                                                                                    \
-      double start = nanoseconds();                                                                                   \
-      for (int i = 0; i < CALLS; i++) (void)(call);                                                                   \
-      cost[which] = (nanoseconds() - start) / CALLS;                                                                  \
-    }                                                                                                                 \
-    plain[round] = cost[0];                                                                                           \
-    added[round] = cost[1] - cost[0];                                                                                 \
-  }
+#define MEASURE(kind, name, call)                                                                                      \
+  if (is_asked(name, count - 4, arguments + 4)) measure(name, libc_##kind, name_##kind, rounds);
   CALLS_MADE(MEASURE)
   return 0;
 }
