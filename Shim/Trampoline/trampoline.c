@@ -126,16 +126,17 @@ void mn_hook_fork_child(void);
 
 // ------------------------------------------------------------------------------------------------------ state
 
-void **mn_table;
-uint32_t mn_table_length, mn_table_end;
-uint32_t mn_watched_count, mn_tagged;
+// What calls look at before they turn to the kernel, in one cache line.
+#define TOGETHER __attribute__((section(".data.mn_together")))
+static const uint32_t no_rules;
+TOGETHER _Alignas(64) void **mn_table = NULL;
+TOGETHER const uint32_t *mn_rules_word = &no_rules;
+TOGETHER uint32_t mn_table_length = 0, mn_watched_count = 0, mn_tagged = 0, mn_rules_shift = 0;
+uint32_t mn_table_end;
 void *mn_senders[MN_SENDERS], *mn_last_sender;
 uint64_t mn_departed_limit;
 void *mn_process;
 struct mn_ring mn_empty_ring;
-static const uint32_t no_rules;
-const uint32_t *mn_rules_word = &no_rules;
-uint32_t mn_rules_shift;
 
 static inline __attribute__((always_inline)) void *lookup(int fd) {
   return LIKELY((uint32_t)fd >= MN_PEEK(mn_table_length)) ? NULL : __atomic_load_n(&mn_table[fd], __ATOMIC_ACQUIRE);
@@ -263,7 +264,7 @@ static void forked(void) {
   mn_hook_fork_child();
 }
 static void forking(void) {
-  if (MN_PEEK(mn_table_length)) __atomic_store_n(&mn_tagged, 1, __ATOMIC_RELAXED);
+  __atomic_store_n(&mn_tagged, 1, __ATOMIC_RELAXED);
   mn_hook_fork_prepare();
 }
 bool mn_is_at_home(void) {
@@ -1323,7 +1324,7 @@ static __attribute__((noinline, preserve_most)) void cancellation_point(void) { 
 // With one thread, nobody registers anything of ours meanwhile but a signal handler, after which no event is told: libc's alone.
 EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask) {
   if (LIKELY(__libc_single_threaded)) {
-    if (LIKELY(!MN_PEEK(mn_tagged))) return REAL(epoll_pwait)(epfd, events, capacity, timeout, mask);
+    if (LIKELY(!MN_PEEK(mn_tagged)) || !MN_PEEK(mn_table_length)) return REAL(epoll_pwait)(epfd, events, capacity, timeout, mask);
   } else if (MN_PEEK(mn_table_length)) cancellation_point();
   else return epoll_asleep(SYS_epoll_pwait, epfd, events, capacity, timeout, mask);
   return epoll_look(SYS_epoll_pwait, epfd, events, capacity, timeout, mask);
@@ -1331,7 +1332,7 @@ EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int capacity, int t
 #ifdef SYS_epoll_wait
 EXPORT int epoll_wait(int epfd, struct epoll_event *events, int capacity, int timeout) {
   if (LIKELY(__libc_single_threaded)) {
-    if (LIKELY(!MN_PEEK(mn_tagged))) return REAL(epoll_wait)(epfd, events, capacity, timeout);
+    if (LIKELY(!MN_PEEK(mn_tagged)) || !MN_PEEK(mn_table_length)) return REAL(epoll_wait)(epfd, events, capacity, timeout);
   } else if (MN_PEEK(mn_table_length)) cancellation_point();
   else return epoll_asleep(SYS_epoll_wait, epfd, events, capacity, timeout, NULL);
   return epoll_look(SYS_epoll_wait, epfd, events, capacity, timeout, NULL);
