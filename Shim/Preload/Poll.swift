@@ -149,7 +149,7 @@ private struct PollWait {
   @inline(never)
   mutating func run(_ limit: Int64, _ mask: UnsafeRawPointer?) -> Int32 {
     let programMask = unsafe mask?.assumingMemoryBound(to: UInt64.self)
-    let call = Handled()
+    let call = Handled.atBegin
     guard let process = unsafe process, let directory = unsafe process.pointee.directory else {
       return unsafe kernelAlone(limit, programMask)
     }

@@ -337,7 +337,7 @@ struct Handled {
   init() { before = mn_handled_now() }
   private init(_ before: mn_handled) { self.before = before }
 
-  /// When the receive began that goes on here.
+  /// When the call began that goes on here.
   static var atBegin: Handled { Handled(mn_handled_at_begin()) }
 
   /// Whether one has since.

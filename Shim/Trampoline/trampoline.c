@@ -813,18 +813,19 @@ SLOW ssize_t shadow_recvfrom(int fd, void *data, size_t size, int flags, struct 
   return LIKELY(result != -EAGAIN) || waits_not(head, fd, flags) ? count_received(head, result)
                                                                  : mn_slow_recvfrom(fd, data, size, flags, address, length);
 }
+// Whether a receive is the kernel's alone: there are no rings, and will be none before it ends.
+INLINE bool receives_by_kernel(uint32_t way, int flags) {
+  return way == MN_RECEIVE_KERNEL || (way == MN_RECEIVE_CANDIDATE && flags & MSG_DONTWAIT);
+}
 INLINE ssize_t receive(struct mn_head *head, int fd, void *data, size_t size, int flags, struct sockaddr *address, socklen_t *length) {
-  switch (__atomic_load_n(&head->receive, __ATOMIC_ACQUIRE)) {
-  case MN_RECEIVE_CANDIDATE:
-    if (!(flags & MSG_DONTWAIT)) return shadow_recvfrom(fd, data, size, flags, address, length);
-    // fall through
-  case MN_RECEIVE_KERNEL: return real.recvfrom(fd, data, size, flags, address, length);
-  case MN_RECEIVE_LOOK:
-    // Where the last datagram came by a ring, the next one will: no system call first.
-    return MN_PEEK(head->by_shadow) ? shadow_recvfrom(fd, data, size, flags, address, length)
-                           : mn_quick_recvfrom(head, data, size, quick_call(fd, flags), address, length);
-  default: return mn_slow_recvfrom(fd, data, size, flags, address, length);
-  }
+  uint32_t way = __atomic_load_n(&head->receive, __ATOMIC_ACQUIRE);
+  // Where the last datagram came by a ring, the next one will: no system call first.
+  if (way == MN_RECEIVE_LOOK && !MN_PEEK(head->by_shadow))
+    return mn_quick_recvfrom(head, data, size, quick_call(fd, flags), address, length);
+  __asm__("" : "+r"(way)); // (Else the compiler makes one switch of all tests, and that above its last.)
+  if (way == MN_RECEIVE_ASK) return mn_slow_recvfrom(fd, data, size, flags, address, length);
+  return receives_by_kernel(way, flags) ? real.recvfrom(fd, data, size, flags, address, length)
+                                        : shadow_recvfrom(fd, data, size, flags, address, length);
 }
 EXPORT ssize_t recvfrom(int fd, void *data, size_t size, int flags, struct sockaddr *address, socklen_t *length) {
   if (UNLIKELY(!real.recvfrom)) return mn_slow_recvfrom(fd, data, size, flags, address, length);
@@ -837,11 +838,6 @@ EXPORT ssize_t recv(int fd, void *data, size_t size, int flags) {
   return LIKELY(!head) ? real.recv(fd, data, size, flags) : receive(head, fd, data, size, flags, NULL, NULL);
 }
 
-// Whether a receive is the kernel's alone: there are no rings, and will be none before it ends.
-INLINE bool receives_by_kernel(const struct mn_head *head, int flags) {
-  uint32_t way = MN_PEEK(head->receive);
-  return way == MN_RECEIVE_KERNEL || (way == MN_RECEIVE_CANDIDATE && flags & MSG_DONTWAIT);
-}
 SLOW ssize_t slow_recvmsg(int fd, struct msghdr *message, int flags) {
   struct mn_head *head = entry_of(fd);
   if (!head) {
@@ -859,7 +855,7 @@ SLOW ssize_t slow_recvmsg(int fd, struct msghdr *message, int flags) {
 EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
   if (UNLIKELY(!real.recvmsg)) return slow_recvmsg(fd, message, flags);
   const struct mn_head *head = entry_of(fd);
-  if (LIKELY(!head) ? !may_carry_descriptors(message) : receives_by_kernel(head, flags)) return real.recvmsg(fd, message, flags);
+  if (LIKELY(!head) ? !may_carry_descriptors(message) : receives_by_kernel(MN_PEEK(head->receive), flags)) return real.recvmsg(fd, message, flags);
   return slow_recvmsg(fd, message, flags);
 }
 
@@ -871,7 +867,7 @@ SMALL int slow_recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int fl
 EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *timeout) {
   if (UNLIKELY(!real.recvmmsg)) return slow_recvmmsg(fd, messages, count, flags, timeout);
   const struct mn_head *head = entry_of(fd);
-  return LIKELY(!head) || receives_by_kernel(head, flags) ? real.recvmmsg(fd, messages, count, flags, timeout)
+  return LIKELY(!head) || receives_by_kernel(MN_PEEK(head->receive), flags) ? real.recvmmsg(fd, messages, count, flags, timeout)
                                                           : slow_recvmmsg(fd, messages, count, flags, timeout);
 }
 
@@ -1195,15 +1191,18 @@ INLINE bool sets_are_kernels(int count, const fd_set *read, const fd_set *write,
     return true;
   return are_kernels_sets(count, read, write, except);
 }
+SMALL int ppoll_ours(struct pollfd *entries, nfds_t count, const struct timespec *timeout, const sigset_t *mask) {
+  mn_look_begins();
+  int result = mn_hook_poll((void *)entries, count, (const void *)timeout, mask);
+  mn_look_ends();
+  return result;
+}
 SMALL int poll_milliseconds(struct pollfd *entries, nfds_t count, int timeout) {
-  struct mn_timespec limit = {timeout / 1000, timeout % 1000 * 1000000L};
-  return mn_hook_poll((void *)entries, count, timeout < 0 ? NULL : &limit, NULL);
+  struct timespec limit = {timeout / 1000, timeout % 1000 * 1000000L};
+  return ppoll_ours(entries, count, timeout < 0 ? NULL : &limit, NULL);
 }
 EXPORT int poll(struct pollfd *entries, nfds_t count, int timeout) {
   return LIKELY(are_kernels(entries, count, timeout != 0)) ? REAL(poll)(entries, count, timeout) : poll_milliseconds(entries, count, timeout);
-}
-SMALL int ppoll_ours(struct pollfd *entries, nfds_t count, const struct timespec *timeout, const sigset_t *mask) {
-  return mn_hook_poll((void *)entries, count, (const void *)timeout, mask);
 }
 EXPORT int ppoll(struct pollfd *entries, nfds_t count, const struct timespec *timeout, const sigset_t *mask) {
   return LIKELY(are_kernels(entries, count, true)) ? REAL(ppoll)(entries, count, timeout, mask) : ppoll_ours(entries, count, timeout, mask);
@@ -1220,7 +1219,9 @@ SMALL_END
 SMALL int select_ours(int count, fd_set *read, fd_set *write, fd_set *except, struct timeval *timeout) {
   struct mn_timespec limit = {0, 0}, remaining = {0, 0};
   if (timeout) limit = (struct mn_timespec){timeout->tv_sec + timeout->tv_usec / 1000000, timeout->tv_usec % 1000000 * 1000};
+  mn_look_begins();
   int result = mn_hook_select(count, read, write, except, timeout ? &limit : NULL, NULL, &remaining);
+  mn_look_ends();
   // Linux's select reports the time that was left.
   if (timeout) *timeout = (struct timeval){remaining.seconds, remaining.nanoseconds / 1000};
   return result;
@@ -1231,7 +1232,10 @@ EXPORT int select(int count, fd_set *read, fd_set *write, fd_set *except, struct
 }
 SMALL int pselect_ours(int count, fd_set *read, fd_set *write, fd_set *except, const struct timespec *timeout, const sigset_t *mask) {
   struct mn_timespec remaining;
-  return mn_hook_select(count, read, write, except, (const void *)timeout, mask, &remaining);
+  mn_look_begins();
+  int result = mn_hook_select(count, read, write, except, (const void *)timeout, mask, &remaining);
+  mn_look_ends();
+  return result;
 }
 EXPORT int pselect(int count, fd_set *read, fd_set *write, fd_set *except, const struct timespec *timeout, const sigset_t *mask) {
   return LIKELY(sets_are_kernels(count, read, write, except)) ? REAL(pselect)(count, read, write, except, timeout, mask)

@@ -337,7 +337,7 @@ static inline struct mn_handled mn_handled_now(void) {
   const volatile struct mn_handled *now = &mn_handled;
   return (struct mn_handled){now->all, now->interrupting};
 }
-/// A receive that first looks at the shadow alone began then.
+/// A call that first looks at the kernel's alone, or has come a long way, began then.
 extern MN_HIDDEN __thread struct mn_handled mn_looked_at __attribute__((tls_model("initial-exec")));
 extern MN_HIDDEN __thread bool mn_has_looked __attribute__((tls_model("initial-exec")));
 static inline void mn_look_begins(void) { mn_looked_at = mn_handled_now(), mn_has_looked = true; }
