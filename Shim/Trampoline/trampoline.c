@@ -1159,8 +1159,9 @@ INLINE bool is_kernels(int fd, bool waits) {
   return way == MN_RECEIVE_KERNEL || (way == MN_RECEIVE_CANDIDATE && !waits);
 }
 INLINE bool are_kernels(const struct pollfd *entries, nfds_t count, bool waits) {
-  // (None, or more than there may be descriptors: the kernel's to refuse.)
-  if (!watched_count() || UNLIKELY(!entries) || UNLIKELY(count - 1 >= MN_PEEK(mn_table_length))) return true;
+  if (!watched_count() || UNLIKELY(!entries)) return true;
+  // (None, or so many that the kernel is likely to refuse them: not looked at here.)
+  if (UNLIKELY(count - 1 >= MN_PEEK(mn_table_length))) return false;
   for (;;) {
     if (UNLIKELY(!is_kernels(entries->fd, waits))) return false;
     if (LIKELY(!--count)) return true;
@@ -1317,7 +1318,7 @@ INLINE int epoll_look(long number, int epfd, struct epoll_event *events, int cap
   uint32_t idle = MN_PEEK(epoll->idle);
   if (timeout == 0 || !idle) {
     long now = RAW(number, epfd, events, capacity, 0, mask, _NSIG / 8);
-    if (LIKELY(now > 0) ? LIKELY(!MN_PEEK(epoll->tagged)) : now == timeout) return (int)now;
+    if (LIKELY(now > 0) ? LIKELY(!MN_PEEK(epoll->tagged)) : !(now | timeout)) return (int)now;
     if (now != 0) return epoll_go_on(epfd, events, capacity, timeout, mask, now, begun);
     idle = 8;
   }
@@ -1527,6 +1528,8 @@ EXPORT int siginterrupt(int number, int interrupts) {
 // libuv, some runtimes and test suites name these calls by number.
 EXPORT long mn_syscall(long number, long a, long b, long c, long d, long e, long f) __asm__("syscall");
 EXPORT long mn_syscall(long number, long a, long b, long c, long d, long e, long f) {
+  __typeof__(&mn_syscall) call = (void *)REAL(syscall);
+  if (LIKELY(!MN_PEEK(mn_table_length)) && number != SYS_epoll_create1) __attribute__((musttail)) return call(number, a, b, c, d, e, f);
   switch (number) {
   case SYS_socket: return socket((int)a, (int)b, (int)c);
   case SYS_bind: return bind((int)a, (void *)b, (socklen_t)c);
@@ -1562,7 +1565,7 @@ EXPORT long mn_syscall(long number, long a, long b, long c, long d, long e, long
 #ifdef SYS_dup2
   case SYS_dup2: return dup2((int)a, (int)b);
 #endif
-  default: __attribute__((musttail)) return ((long (*)(long, long, long, long, long, long, long))REAL(syscall))(number, a, b, c, d, e, f);
+  default: __attribute__((musttail)) return call(number, a, b, c, d, e, f);
   }
 }
 

@@ -782,21 +782,28 @@ CASE(shut, "shutdown, then a datagram: what is reported with it") {
     }
 }
 
+static void *ends(void *unused) { return unused; }
 CASE(limits, "what is asked for: events beyond any array, times, data that are anything") {
   int a = udp("a"), b = udp("b"), e = keep(epoll_create1(0)), pipes[2];
   if (pipe(pipes) != 0) give_up("pipe");
   keep(pipes[0]), keep(pipes[1]);
   struct epoll_event events[8];
   struct timespec none = {0, 0}, wrong = {0, 1000000000}, before = {-1, 0}, late = {INT64_MAX, 999999999};
-  for (int round = 0; round < 2; round++) {
+  // With one thread; with others; with a socket.
+  for (int round = 0; round < 3; round++) {
+    pthread_t other;
+    if (round == 1 && (pthread_create(&other, NULL, ends, NULL) != 0 || pthread_join(other, NULL) != 0)) give_up("pthread_create");
     CALL("  INT_MAX = %s", epoll_wait(e, events, INT_MAX, 0));
     CALL("  INT_MAX by epoll_pwait2 = %s", epoll_pwait2(e, events, INT_MAX, &none, NULL));
     CALL("  too many by one = %s", epoll_wait(e, events, INT_MAX / (int)sizeof *events + 1, 0));
     CALL("  none = %s", epoll_wait(e, events, 0, 0));
+    CALL("  none, -22 ms = %s", epoll_wait(e, events, 0, -EINVAL));
+    CALL("  no epoll, -22 ms = %s", epoll_wait(pipes[0], events, 8, -EINVAL));
+    CALL("  no descriptor, -9 ms = %s", epoll_wait(-1, events, 8, -EBADF));
     CALL("  INT_MIN = %s", epoll_wait(e, events, INT_MIN, -1));
     CALL("  a second of a thousand million = %s", epoll_pwait2(e, events, 8, &wrong, NULL));
     CALL("  before = %s", epoll_pwait2(e, events, 8, &before, NULL));
-    if (round == 0) {
+    if (round == 1) {
       add(e, a, EPOLLIN, 0x4d4e000000000000), add(e, pipes[0], EPOLLIN, 0x4d4e000000000000 + 4 * 31680);
       send_to(b, a, 1, 10), settle(a);
     }
