@@ -998,27 +998,21 @@ static int open_by(int (*call)(int, const char *, int, ...), int directory, cons
   if (LIKELY(call)) return made(call(directory, path, flags, mode));
   return result_of(RAW(SYS_openat, directory, path, flags, mode, 0, 0));
 }
-#define OPEN_MODE(flags)                                                                                           \
-  va_list list;                                                                                                    \
-  va_start(list, flags);                                                                                           \
-  unsigned mode = va_arg(list, unsigned);                                                                          \
-  va_end(list)
-EXPORT int openat(int directory, const char *path, int flags, ...) {
-  OPEN_MODE(flags);
-  return open_by(real.openat, directory, path, flags, mode);
-}
-EXPORT int openat64(int directory, const char *path, int flags, ...) {
-  OPEN_MODE(flags);
-  return open_by(real.openat64, directory, path, flags, mode);
-}
-EXPORT int open(const char *path, int flags, ...) {
-  OPEN_MODE(flags);
-  return LIKELY(real.open) ? made(real.open(path, flags, mode)) : open_by(NULL, AT_FDCWD, path, flags, mode);
-}
-EXPORT int open64(const char *path, int flags, ...) {
-  OPEN_MODE(flags);
-  return LIKELY(real.open64) ? made(real.open64(path, flags, mode)) : open_by(NULL, AT_FDCWD, path, flags, mode);
-}
+// (Variadic functions, with as many arguments as any caller gives. Without O_CREAT the mode is anything, and nobody's.)
+#define OPENAT(name)                                                                                               \
+  EXPORT int mn_##name(int directory, const char *path, int flags, unsigned mode) __asm__(#name);                  \
+  EXPORT int mn_##name(int directory, const char *path, int flags, unsigned mode) {                                \
+    return open_by(real.name, directory, path, flags, mode);                                                       \
+  }
+OPENAT(openat)
+OPENAT(openat64)
+#define OPEN(name)                                                                                                 \
+  EXPORT int mn_##name(const char *path, int flags, unsigned mode) __asm__(#name);                                 \
+  EXPORT int mn_##name(const char *path, int flags, unsigned mode) {                                               \
+    return LIKELY(real.name) ? made(real.name(path, flags, mode)) : open_by(NULL, AT_FDCWD, path, flags, mode);    \
+  }
+OPEN(open)
+OPEN(open64)
 
 // Tokio waits on an epoll and registers by a dup of it. An epoll is known as soon as it is duplicated; what was before there was a table
 // is remembered (the last ones). Numbers that once were an epoll's are marked, so that no other duplicate is asked about.
@@ -1046,9 +1040,13 @@ SMALL int duplicated(int from, int to) {
   void *entry = entry_of(from);
   return to < 0 || to == from || LIKELY(!entry && !may_be_epoll(from)) ? to : duplicated_entry(entry, from, to);
 }
-EXPORT int dup(int fd) { return duplicated(fd, made(result_of(RAW(SYS_dup, fd, 0, 0, 0, 0, 0)))); }
+// Nothing of ours, and no epoll: looked up before the system call, so that nothing is left to do behind it.
+static __attribute__((noinline, preserve_most)) bool is_plain(int fd) { return LIKELY(!entry_of(fd)) && LIKELY(!may_be_epoll(fd)); }
+SMALL int dup_known(int fd) { return duplicated(fd, made(REAL(dup)(fd))); }
+EXPORT int dup(int fd) { return is_plain(fd) ? made(result_of(RAW(SYS_dup, fd, 0, 0, 0, 0, 0))) : dup_known(fd); }
 // What stood there leaves the table first, and comes back if the call fails.
-SMALL int replaced(void *old, int from, int to, int flags) {
+SMALL int replaced(int from, int to, int flags) {
+  void *old = lookup(to);
   if (old == MN_TABLE_INTERNAL && mn_is_at_home()) return errno = EBUSY, -1;
   bool leaves = (uintptr_t)old > 1 && from != to && mn_hook_leaving(old, to);
   int result = flags < 0 ? REAL(dup2)(from, to) : REAL(dup3)(from, to, flags);
@@ -1056,15 +1054,14 @@ SMALL int replaced(void *old, int from, int to, int flags) {
   return duplicated(from, result);
 }
 EXPORT int dup2(int from, int to) {
-  void *old = lookup(to);
 #ifdef SYS_dup2
-  if (LIKELY(!old)) return duplicated(from, result_of(RAW(SYS_dup2, from, to, 0, 0, 0, 0)));
+  if (is_plain(from) && LIKELY(!lookup(to))) return result_of(RAW(SYS_dup2, from, to, 0, 0, 0, 0));
 #endif
-  return replaced(old, from, to, -1);
+  return replaced(from, to, -1);
 }
 EXPORT int dup3(int from, int to, int flags) {
-  void *old = lookup(to);
-  return LIKELY(!old) || flags < 0 ? duplicated(from, result_of(RAW(SYS_dup3, from, to, flags, 0, 0, 0))) : replaced(old, from, to, flags);
+  if ((is_plain(from) && LIKELY(!lookup(to))) || flags < 0) return result_of(RAW(SYS_dup3, from, to, flags, 0, 0, 0));
+  return replaced(from, to, flags);
 }
 
 // Ranges are closed around the shim's own descriptors.
@@ -1088,8 +1085,8 @@ EXPORT void closefrom(int first) {
   (void)close_range(first < 0 ? 0u : (unsigned)first, ~0u, 0);
 }
 
-// Variadic functions, with as many arguments as any caller gives: what is the kernel's goes on to libc's own by a jump. (After a
-// system call each return to an older caller costs a misprediction on many processors.)
+// Variadic as well: what is the kernel's goes on to libc's own by a jump. (After a system call each return to an older caller costs a
+// misprediction on many processors.)
 SMALL int control_descriptor(int (*call)(int, int, ...), int fd, int command, void *argument) {
   int result = call(fd, command, argument);
   if (command != F_SETFL) return duplicated(fd, made(result));
