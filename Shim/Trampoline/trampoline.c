@@ -746,7 +746,7 @@ static void pass(int fd) {
 }
 static void receive_made(int fd) { mn_hook_inherited(made(fd)); }
 INLINE bool may_carry_descriptors(const struct msghdr *message) {
-  return UNLIKELY(mn_process_get() != NULL) && message && message->msg_control && message->msg_controllen >= CMSG_LEN(sizeof(int));
+  return LIKELY(message != NULL) && UNLIKELY(message->msg_control != NULL) && message->msg_controllen >= CMSG_LEN(sizeof(int)) && mn_process_get();
 }
 
 SLOW ssize_t slow_sendmsg(int fd, const struct msghdr *message, int flags) {
