@@ -323,8 +323,10 @@ enum Wait {
     if unsafe mn_load_relaxed_u32(word) == UInt32(MN_WAIT_SIGNALLED) { _ = unsafe arm(socket, true) }
   }
 
-  /// A send is about to say EAGAIN: waiters for room are to be woken when there is some.
+  /// A send is about to say EAGAIN: epolls are to tell of room when there is some. (Who polls for it says so then; for nobody's sake the
+  /// eventfd would stay readable, and end each sleep of those who poll for input.)
   static func armWritable(_ socket: SocketPointer) {
+    if unsafe socket.pointee.watches == nil { return }
     unsafe Watch.blockOutput(socket)
     if unsafe !arm(socket, false) { unsafe Watch.unblockOutput(socket) }
   }

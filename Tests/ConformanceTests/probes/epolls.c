@@ -763,6 +763,27 @@ CASE(nothing_wanted, "a datagram that nobody wants to hear of costs a wait no ti
   }
 }
 
+CASE(room_unwanted, "room that nobody waits for costs a wait for input no time of the processor") {
+  int a = udp("a"), b = udp("b");
+  struct sockaddr_in name = name_of(b);
+  char data[1000] = {0};
+  // (The kernel drops what the receiver has no room for; an engine may say EAGAIN for a while.)
+  for (int i = 0; i < 5000 && sendto(a, data, sizeof data, MSG_DONTWAIT, (void *)&name, sizeof name) > 0; i++) {}
+  usleep(100000);
+  struct pollfd entry = {a, POLLIN, 0};
+  double before = thread_seconds();
+  CALL("  poll = %s", poll(&entry, 1, 300));
+  say("  it slept: %s", thread_seconds() - before < 0.15 ? "yes" : "NO");
+  fd_set set;
+  FD_ZERO(&set);
+  FD_SET(a, &set);
+  struct timeval limit = {0, 300000};
+  before = thread_seconds();
+  CALL("  select = %s", select(a + 1, &set, NULL, NULL, &limit));
+  say("  it slept: %s", thread_seconds() - before < 0.15 ? "yes" : "NO");
+  drop(a), drop(b);
+}
+
 CASE(shut, "shutdown, then a datagram: what is reported with it") {
   static const unsigned wanted[] = {EPOLLIN, EPOLLIN | EPOLLRDHUP, EPOLLRDHUP, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, EPOLLIN | EPOLLRDHUP | EPOLLONESHOT};
   for (int how = 0; how < 3; how++)
