@@ -584,7 +584,6 @@ SMALL_END
 // ------------------------------------------------------------------------------------------------------ exported names
 
 // The calls that programs make most often jump straight on when nothing of ours is concerned: no frame, nothing saved.
-#define PASSES(fd, name) LIKELY(real.name && !entry_of(fd))
 #define SLOW static __attribute__((noinline))
 #define SMALL static __attribute__((noinline, minsize))
 #define INLINE static inline __attribute__((always_inline))
@@ -786,7 +785,7 @@ SMALL int slow_sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int fl
   return sent;
 }
 EXPORT int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags) {
-  return PASSES(fd, sendmmsg) && LIKELY(!MN_PEEK(mn_table_length)) ? real.sendmmsg(fd, messages, count, flags) : slow_sendmmsg(fd, messages, count, flags);
+  return LIKELY(real.sendmmsg && !MN_PEEK(mn_table_length)) ? real.sendmmsg(fd, messages, count, flags) : slow_sendmmsg(fd, messages, count, flags);
 }
 // glibc's resolver calls it by this name.
 EXPORT int __sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags) {
@@ -1027,7 +1026,11 @@ int32_t mn_early_duplicate(uint32_t index) {
   return (int32_t)(__atomic_load_n(&early[index / 2], __ATOMIC_RELAXED) >> (index % 2 * 32));
 }
 
-SMALL int duplicated_entry(void *entry, int from, int to) {
+// Nothing of ours, and no epoll: looked up before the system call, so that nothing is left to do behind it.
+static __attribute__((noinline, preserve_most)) bool is_plain(int fd) { return LIKELY(!entry_of(fd)) && LIKELY(!may_be_epoll(fd)); }
+SMALL int duplicated(int from, int to) {
+  if (to < 0 || to == from || is_plain(from)) return to;
+  void *entry = entry_of(from);
   if (!entry && !MN_PEEK(mn_table_length)) {
     uint32_t place = __atomic_fetch_add(&early_count, 1, __ATOMIC_RELAXED) % EARLY;
     __atomic_store_n(&early[place], (uint64_t)(uint32_t)to << 32 | (uint32_t)from, __ATOMIC_RELAXED);
@@ -1036,12 +1039,6 @@ SMALL int duplicated_entry(void *entry, int from, int to) {
   if ((unsigned)to < sizeof was_epoll) __atomic_store_n(&was_epoll[to], 1, __ATOMIC_RELAXED);
   return to;
 }
-SMALL int duplicated(int from, int to) {
-  void *entry = entry_of(from);
-  return to < 0 || to == from || LIKELY(!entry && !may_be_epoll(from)) ? to : duplicated_entry(entry, from, to);
-}
-// Nothing of ours, and no epoll: looked up before the system call, so that nothing is left to do behind it.
-static __attribute__((noinline, preserve_most)) bool is_plain(int fd) { return LIKELY(!entry_of(fd)) && LIKELY(!may_be_epoll(fd)); }
 SMALL int dup_known(int fd) { return duplicated(fd, made(REAL(dup)(fd))); }
 EXPORT int dup(int fd) { return is_plain(fd) ? made(result_of(RAW(SYS_dup, fd, 0, 0, 0, 0, 0))) : dup_known(fd); }
 // What stood there leaves the table first, and comes back if the call fails.
@@ -1156,7 +1153,7 @@ INLINE bool is_kernels(int fd, bool waits) {
   return way == MN_RECEIVE_KERNEL || (way == MN_RECEIVE_CANDIDATE && !waits);
 }
 INLINE bool are_kernels(const struct pollfd *entries, nfds_t count, bool waits) {
-  if (!watched_count() || UNLIKELY(!entries)) return true;
+  if (UNLIKELY(!entries)) return true;
   // (None, or so many that the kernel is likely to refuse them: not looked at here.)
   if (UNLIKELY(count - 1 >= MN_PEEK(mn_table_length))) return false;
   for (;;) {
@@ -1183,27 +1180,35 @@ static __attribute__((noinline, minsize, preserve_most)) bool are_kernels_sets(i
 }
 INLINE uint64_t first_word(const fd_set *set) { return set ? *(const uint64_t *)(const void *)set : 0; }
 INLINE bool sets_are_kernels(int count, const fd_set *read, const fd_set *write, const fd_set *except) {
-  if (LIKELY(!watched_count())) return true;
   if (LIKELY((unsigned)count - 1 < 64) &&
       LIKELY(!((first_word(read) | first_word(write) | first_word(except)) & __atomic_load_n(&once_ours[0], __ATOMIC_RELAXED))))
     return true;
   return are_kernels_sets(count, read, write, except);
 }
-SMALL int ppoll_ours(struct pollfd *entries, nfds_t count, const struct timespec *timeout, const sigset_t *mask) {
-  mn_look_begins();
+// (`begun`: when the call began. What it takes to look at a set is part of it.)
+SMALL int ppoll_ours(struct pollfd *entries, nfds_t count, const struct timespec *timeout, const sigset_t *mask, struct mn_handled begun) {
+  mn_look_began(begun);
   int result = mn_hook_poll((void *)entries, count, (const void *)timeout, mask);
   mn_look_ends();
   return result;
 }
-SMALL int poll_milliseconds(struct pollfd *entries, nfds_t count, int timeout) {
+SMALL int poll_milliseconds(struct pollfd *entries, nfds_t count, int timeout, struct mn_handled begun) {
   struct timespec limit = {timeout / 1000, timeout % 1000 * 1000000L};
-  return ppoll_ours(entries, count, timeout < 0 ? NULL : &limit, NULL);
+  return ppoll_ours(entries, count, timeout < 0 ? NULL : &limit, NULL, begun);
 }
 EXPORT int poll(struct pollfd *entries, nfds_t count, int timeout) {
-  return LIKELY(are_kernels(entries, count, timeout != 0)) ? REAL(poll)(entries, count, timeout) : poll_milliseconds(entries, count, timeout);
+  if (watched_count()) {
+    struct mn_handled begun = mn_handled_now();
+    if (UNLIKELY(!are_kernels(entries, count, timeout != 0))) return poll_milliseconds(entries, count, timeout, begun);
+  }
+  return REAL(poll)(entries, count, timeout);
 }
 EXPORT int ppoll(struct pollfd *entries, nfds_t count, const struct timespec *timeout, const sigset_t *mask) {
-  return LIKELY(are_kernels(entries, count, true)) ? REAL(ppoll)(entries, count, timeout, mask) : ppoll_ours(entries, count, timeout, mask);
+  if (watched_count()) {
+    struct mn_handled begun = mn_handled_now();
+    if (UNLIKELY(!are_kernels(entries, count, true))) return ppoll_ours(entries, count, timeout, mask, begun);
+  }
+  return REAL(ppoll)(entries, count, timeout, mask);
 }
 SMALL_BEGIN
 EXPORT int __poll_chk(struct pollfd *entries, nfds_t count, int timeout, size_t room) {
@@ -1214,10 +1219,10 @@ EXPORT int __ppoll_chk(struct pollfd *entries, nfds_t count, const struct timesp
 }
 
 SMALL_END
-SMALL int select_ours(int count, fd_set *read, fd_set *write, fd_set *except, struct timeval *timeout) {
+SMALL int select_ours(int count, fd_set *read, fd_set *write, fd_set *except, struct timeval *timeout, struct mn_handled begun) {
   struct mn_timespec limit = {0, 0}, remaining = {0, 0};
   if (timeout) limit = (struct mn_timespec){timeout->tv_sec + timeout->tv_usec / 1000000, timeout->tv_usec % 1000000 * 1000};
-  mn_look_begins();
+  mn_look_began(begun);
   int result = mn_hook_select(count, read, write, except, timeout ? &limit : NULL, NULL, &remaining);
   mn_look_ends();
   // Linux's select reports the time that was left.
@@ -1225,19 +1230,27 @@ SMALL int select_ours(int count, fd_set *read, fd_set *write, fd_set *except, st
   return result;
 }
 EXPORT int select(int count, fd_set *read, fd_set *write, fd_set *except, struct timeval *timeout) {
-  return LIKELY(sets_are_kernels(count, read, write, except)) || (timeout && (timeout->tv_sec < 0 || timeout->tv_usec < 0))
-             ? REAL(select)(count, read, write, except, timeout) : select_ours(count, read, write, except, timeout);
+  if (watched_count()) {
+    struct mn_handled begun = mn_handled_now();
+    if (UNLIKELY(!sets_are_kernels(count, read, write, except)) && !(timeout && (timeout->tv_sec < 0 || timeout->tv_usec < 0)))
+      return select_ours(count, read, write, except, timeout, begun);
+  }
+  return REAL(select)(count, read, write, except, timeout);
 }
-SMALL int pselect_ours(int count, fd_set *read, fd_set *write, fd_set *except, const struct timespec *timeout, const sigset_t *mask) {
+SMALL int pselect_ours(int count, fd_set *read, fd_set *write, fd_set *except, const struct timespec *timeout, const sigset_t *mask,
+                       struct mn_handled begun) {
   struct mn_timespec remaining;
-  mn_look_begins();
+  mn_look_began(begun);
   int result = mn_hook_select(count, read, write, except, (const void *)timeout, mask, &remaining);
   mn_look_ends();
   return result;
 }
 EXPORT int pselect(int count, fd_set *read, fd_set *write, fd_set *except, const struct timespec *timeout, const sigset_t *mask) {
-  return LIKELY(sets_are_kernels(count, read, write, except)) ? REAL(pselect)(count, read, write, except, timeout, mask)
-                                                              : pselect_ours(count, read, write, except, timeout, mask);
+  if (watched_count()) {
+    struct mn_handled begun = mn_handled_now();
+    if (UNLIKELY(!sets_are_kernels(count, read, write, except))) return pselect_ours(count, read, write, except, timeout, mask, begun);
+  }
+  return REAL(pselect)(count, read, write, except, timeout, mask);
 }
 
 SMALL_BEGIN
@@ -1282,7 +1295,7 @@ int32_t mn_epoll_begin(int32_t epfd, void *events, int32_t capacity, int64_t tim
 SMALL int epoll_go_on(int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask, long now, struct mn_handled begun) {
   if (now < 0) return failed(now);
   if (now > 0) return told(epfd, events, capacity, (int)now, nanoseconds_of(timeout), mask);
-  mn_looked_at = begun, mn_has_looked = true;
+  mn_look_began(begun);
   int result = mn_epoll_begin(epfd, events, capacity, nanoseconds_of(timeout), mask);
   mn_look_ends();
   return result;

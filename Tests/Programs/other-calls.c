@@ -136,7 +136,7 @@ static int waiting(int fd) {
   X(dup_close, "dup, close", now.close(now.dup(event)))                                                               \
   X(dup2, "dup2", now.dup2(event, 100))                                                                               \
   X(dup3, "dup3", now.dup3(event, 100, O_CLOEXEC))                                                                    \
-  X(syscall_getpid, "syscall getpid", now.syscall(SYS_getpid))                                                        
+  X(syscall_getpid, "syscall getpid", now.syscall(SYS_getpid))
 
 static double nanoseconds(void) {
   struct timespec t;

@@ -340,7 +340,8 @@ static inline struct mn_handled mn_handled_now(void) {
 /// A call that first looks at the kernel's alone, or has come a long way, began then.
 extern MN_HIDDEN __thread struct mn_handled mn_looked_at __attribute__((tls_model("initial-exec")));
 extern MN_HIDDEN __thread bool mn_has_looked __attribute__((tls_model("initial-exec")));
-static inline void mn_look_begins(void) { mn_looked_at = mn_handled_now(), mn_has_looked = true; }
+static inline void mn_look_began(struct mn_handled then) { mn_looked_at = then, mn_has_looked = true; }
+static inline void mn_look_begins(void) { mn_look_began(mn_handled_now()); }
 static inline void mn_look_ends(void) { mn_has_looked = false; }
 /// As mn_handled_now, when the call began that goes on here.
 static inline struct mn_handled mn_handled_at_begin(void) {

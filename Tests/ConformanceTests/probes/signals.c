@@ -202,11 +202,10 @@ CASE(unnoticed, "a signal at any moment of a call that waits ends it: none runs 
     }
     waiter.over = true;
     while (pthread_tryjoin_np(thread, NULL) != 0) pthread_kill(thread, SIGUSR1), usleep(1000);
-    // (The first instructions of a call are before its first look. On the kernel it is 6 to 16, too; poll on Machnet has shown 53 on a
-    // machine that was slow.)
+    // (The first instructions of a call are before its first look.)
     say("  %s: mostly interrupted within: %s; nearly always ended by it: %s; with another result than EINTR: %lu", names[kind],
-        waiter.inside > 1000 ? "yes" : "NO", unnoticed <= 80 ? "yes" : "NO", waiter.wrong);
-    if (waiter.inside <= 1000 || unnoticed > 80) say("  within %lu, unnoticed %lu, of %lu", waiter.inside, unnoticed, waiter.ended);
+        waiter.inside > 1000 ? "yes" : "NO", unnoticed <= 40 ? "yes" : "NO", waiter.wrong);
+    if (waiter.inside <= 1000 || unnoticed > 40) say("  within %lu, unnoticed %lu, of %lu", waiter.inside, unnoticed, waiter.ended);
     drop(waiter.fd), close(waiter.epoll);
     if (other >= 0) drop(other);
   }
