@@ -85,7 +85,7 @@ enum Control {
       return false
     }
     unsafe process.pointee.use(directory: base)
-    unsafe mn_rules_follow(base + Int(MN_OFFSET_DIRECTORY_GENERATION))
+    unsafe mn_rules_follow(base + Int(MN_DIRECTORY_RULES_GENERATION))
     // Any value but the present one: the program's mask is to be worked out.
     unsafe process.pointee.forgetMask(generation: directory.rulesGeneration &- 1)
     return true

@@ -101,8 +101,9 @@ typealias WatchPointer = UnsafeMutablePointer<Watch>
 @safe
 struct Epoll: ~Copyable {
   @Shared var kind: UInt32
-  /// Where a socket's `mn_head` says what its trampolines may do alone: nothing.
-  @Shared var alone: UInt32
+  /// Where a socket's `mn_head` says what its trampolines may do alone: nothing. (Both for good.)
+  @Shared var quick: UInt32
+  @Shared var receive: UInt32
   /// Whether an event that leads to a watch has ever been registered, for this epoll or one that was here before (`mn_epoll_tag`): never
   /// taken back, so that who finds 0 behind a call knows that none was told by it.
   @Shared var tagged: UInt32
@@ -191,7 +192,7 @@ extension Epoll {
     if hidden < 0 { return nil }
     let epoll = unsafe freeEpolls.unsafelyUnwrapped
     unsafe freeEpolls = epoll.pointee.nextFree
-    unsafe epoll.pointee.alone = UInt32(MN_RECEIVE_ASK)
+    unsafe epoll.pointee.receive = UInt32(MN_RECEIVE_ASK)
     unsafe epoll.pointee.descriptors = 1
     unsafe epoll.pointee.hidden = hidden
     unsafe epoll.pointee.attached = 0

@@ -5,9 +5,9 @@ import Synchronization
 
 /// What a descriptor in the table is: sockets and epolls share the table, told apart by their first word.
 enum Kind {
-  static let free: UInt32 = 0
-  static let socket: UInt32 = 1
-  static let epoll: UInt32 = 2
+  static let free = UInt32(MN_KIND_FREE)
+  static let socket = UInt32(MN_KIND_SOCKET)
+  static let epoll = UInt32(MN_KIND_EPOLL)
 }
 
 /// A UDP socket of this process that may leave the kernel. The program's descriptor is its shadow.
@@ -321,8 +321,8 @@ struct SocketSlab: ~Copyable {
     let size = MemoryLayout<Socket>.stride + MemoryLayout<RingWriter>.stride + 16 * MemoryLayout<RingReader>.stride
     return (size + 63) & ~63
   }
-  /// A block starts with the address of the block before it.
-  private static var blockHeader: Int { 64 }
+  /// A block starts with the address of the block before it. The first socket lies amid the page (see `mn_at_hand`).
+  private static var blockHeader: Int { 1024 }
 
   func allocate() -> SocketPointer? {
     if waiting > SocketSlab.quarantine, let socket = unsafe oldest.load(ordering: .relaxed), unsafe mn_sys_nanoseconds() &- socket.pointee.stamp > SocketSlab.rest {

@@ -124,43 +124,20 @@ int mn_hook_epoll_wait(void *epoll, int epfd, void *events, int capacity, int64_
 void mn_hook_fork_prepare(void);
 void mn_hook_fork_child(void);
 
-// ------------------------------------------------------------------------------------------------------ state
-
-// What calls look at before they turn to the kernel, in one cache line.
-#define TOGETHER __attribute__((section(".data.mn_together")))
-static const uint32_t no_rules;
-TOGETHER _Alignas(64) void **mn_table = NULL;
-TOGETHER const uint32_t *mn_rules_word = &no_rules;
-TOGETHER uint32_t mn_table_length = 0, mn_watched_count = 0, mn_tagged = 0, mn_rules_shift = 0;
-uint32_t mn_table_end;
-void *mn_senders[MN_SENDERS], *mn_last_sender;
-uint64_t mn_departed_limit;
-void *mn_process;
-struct mn_ring mn_empty_ring;
-
-static inline __attribute__((always_inline)) void *lookup(int fd) {
-  return LIKELY((uint32_t)fd >= MN_PEEK(mn_table_length)) ? NULL : __atomic_load_n(&mn_table[fd], __ATOMIC_ACQUIRE);
-}
-static inline __attribute__((always_inline)) uint32_t watched_count(void) { return MN_PEEK(mn_watched_count); }
-// Entry of a socket or epoll; internal descriptors are not the program's to use.
-static inline __attribute__((always_inline)) void *entry_of(int fd) {
-  void *entry = lookup(fd);
-  return LIKELY((uintptr_t)entry <= 1) ? NULL : entry;
-}
-
 // ------------------------------------------------------------------------------------------------------ the real calls
 
+// (First those whose pointers are to lie in one cache line with the words above them.)
 #define REAL_CALLS(X)                                                                                              \
+  X(sendto, ssize_t, (int, const void *, size_t, int, const struct sockaddr *, socklen_t))                        \
+  X(sendmsg, ssize_t, (int, const struct msghdr *, int))                                                          \
+  X(send, ssize_t, (int, const void *, size_t, int))                                                              \
+  X(recvfrom, ssize_t, (int, void *, size_t, int, struct sockaddr *, socklen_t *))                                \
+  X(recvmsg, ssize_t, (int, struct msghdr *, int))                                                                \
   X(socket, int, (int, int, int))                                                                                 \
   X(bind, int, (int, const struct sockaddr *, socklen_t))                                                         \
   X(connect, int, (int, const struct sockaddr *, socklen_t))                                                      \
-  X(send, ssize_t, (int, const void *, size_t, int))                                                              \
-  X(sendto, ssize_t, (int, const void *, size_t, int, const struct sockaddr *, socklen_t))                        \
-  X(sendmsg, ssize_t, (int, const struct msghdr *, int))                                                          \
   X(sendmmsg, int, (int, struct mmsghdr *, unsigned, int))                                                        \
   X(recv, ssize_t, (int, void *, size_t, int))                                                                    \
-  X(recvfrom, ssize_t, (int, void *, size_t, int, struct sockaddr *, socklen_t *))                                \
-  X(recvmsg, ssize_t, (int, struct msghdr *, int))                                                                \
   X(recvmmsg, int, (int, struct mmsghdr *, unsigned, int, struct timespec *))                                     \
   X(read, ssize_t, (int, void *, size_t))                                                                         \
   X(readv, ssize_t, (int, const struct iovec *, int))                                                             \
@@ -220,22 +197,62 @@ static inline __attribute__((always_inline)) void *entry_of(int fd) {
   X(siginterrupt, int, (int, int))                                                                                \
   X(syscall, long, (long, ...))
 
-#define DECLARE(name, result, arguments) result(*name) arguments;
-static struct { REAL_CALLS(DECLARE) } real;
+// ------------------------------------------------------------------------------------------------------ state
+
+// Behind the words at hand: the real calls, and the entries of low descriptors, which are nearly all.
+enum { LOW_DESCRIPTORS = 1024 };
+#define TYPE(name, result, arguments) typedef result(*real_##name) arguments;
+#define PLACE(name, result, arguments) PLACE_##name,
+REAL_CALLS(TYPE)
+enum { REAL_CALLS(PLACE) REAL_COUNT };
+static const uint32_t no_rules;
+_Alignas(4096) struct mn_at_hand mn_at_hand = {.more = {[REAL_COUNT + LOW_DESCRIPTORS - 1] = NULL}};
+#define real(name) ((real_##name)mn_at_hand.more[PLACE_##name])
+#define LOW_TABLE (mn_at_hand.more + REAL_COUNT)
+uint32_t mn_table_end;
+void *mn_senders[MN_SENDERS], *mn_last_sender;
+uint64_t mn_departed_limit;
+void *mn_process;
+struct mn_ring mn_empty_ring;
+
+// Entries of higher descriptors.
+static void **high_table;
+static inline __attribute__((always_inline)) void *lookup_anywhere(int fd) {
+  if (LIKELY((uint32_t)fd < LOW_DESCRIPTORS)) return __atomic_load_n(&LOW_TABLE[fd], __ATOMIC_ACQUIRE);
+  return (uint32_t)fd >= MN_PEEK(mn_at_hand.table_length) ? NULL : __atomic_load_n(&high_table[fd], __ATOMIC_ACQUIRE);
+}
+// (preserve_most: callers keep what they were called with in registers, and need no frame. Clang 21 takes a register that is to be
+// preserved for free where such a function calls nothing but another of its kind: none here does.)
+static __attribute__((noinline, minsize, preserve_most)) void *lookup_high(int fd) { return lookup_anywhere(fd); }
+// The entry of a descriptor: of low ones by one load.
+static inline __attribute__((always_inline)) void *lookup(int fd) {
+  return LIKELY((uint32_t)fd < LOW_DESCRIPTORS) ? __atomic_load_n(&LOW_TABLE[fd], __ATOMIC_ACQUIRE) : lookup_high(fd);
+}
+void *mn_table_get(int32_t fd) { return lookup(fd); }
+static inline __attribute__((always_inline)) uint32_t watched_count(void) { return MN_PEEK(mn_at_hand.watched_count); }
+// Entry of a socket or epoll; internal descriptors are not the program's to use.
+static inline __attribute__((always_inline)) void *entry_of(int fd) {
+  void *entry = lookup(fd);
+  return LIKELY((uintptr_t)entry <= 1) ? NULL : entry;
+}
+// The same where no nanosecond counts.
+static __attribute__((noinline, minsize, preserve_most)) void *found(int fd) {
+  void *entry = lookup_anywhere(fd);
+  return LIKELY((uintptr_t)entry <= 1) ? NULL : entry;
+}
 
 // Everything is resolved at once, so that a forked child of a threaded parent never meets the linker's lock.
-// (preserve_most: callers keep what they were called with in registers, and need no frame.)
 static __attribute__((cold, noinline, preserve_most)) void resolve(void) {
 #define NAME(name, result, arguments) #name "\0"
   static const char names[] = REAL_CALLS(NAME);
   int saved = errno;
-  void **call = (void **)&real;
+  void **call = mn_at_hand.more;
   for (const char *name = names; *name; name += strlen(name) + 1) *call++ = dlsym(RTLD_NEXT, name);
   errno = saved;
 }
 
 // Calls may come before our constructor (from another library's), hence the check; it is never taken again.
-#define REAL(name) (*({ if (UNLIKELY(!real.name)) resolve(); real.name; }))
+#define REAL(name) (*({ if (UNLIKELY(!real(name))) resolve(); real(name); }))
 
 static int log_level;
 
@@ -264,7 +281,7 @@ static void forked(void) {
   mn_hook_fork_child();
 }
 static void forking(void) {
-  __atomic_store_n(&mn_tagged, 1, __ATOMIC_RELAXED);
+  __atomic_store_n(&mn_at_hand.tagged, 1, __ATOMIC_RELAXED);
   mn_hook_fork_prepare();
 }
 bool mn_is_at_home(void) {
@@ -277,7 +294,8 @@ bool mn_is_at_home(void) {
 }
 
 __attribute__((constructor(101), minsize)) static void start(void) {
-  if (!real.socket) resolve();
+  if (!real(socket)) resolve();
+  mn_at_hand.rules_word = &no_rules;
   const char *wanted = secure_getenv("MACHNET_LOG");
   if (wanted) log_level = !strcmp(wanted, "debug") ? 3 : !strcmp(wanted, "info") ? 2 : !strcmp(wanted, "error") ? 1 : 0;
   int saved = errno;
@@ -306,23 +324,23 @@ void mn_thread_set_inside(bool value) {
 }
 
 // (Swift's half calls after our constructor only: no question whether they are resolved.)
-int32_t mn_real_bind(int32_t fd, const void *a, uint32_t l) { return real.bind(fd, a, l); }
-int32_t mn_real_connect(int32_t fd, const void *a, uint32_t l) { return real.connect(fd, a, l); }
+int32_t mn_real_bind(int32_t fd, const void *a, uint32_t l) { return real(bind)(fd, a, l); }
+int32_t mn_real_connect(int32_t fd, const void *a, uint32_t l) { return real(connect)(fd, a, l); }
 int64_t mn_real_sendto(int32_t fd, const void *p, size_t n, int32_t f, const void *a, uint32_t l) {
-  return real.sendto(fd, p, n, f, a, l);
+  return real(sendto)(fd, p, n, f, a, l);
 }
-int64_t mn_real_sendmsg(int32_t fd, const struct mn_msghdr *m, int32_t f) { return real.sendmsg(fd, (const void *)m, f); }
+int64_t mn_real_sendmsg(int32_t fd, const struct mn_msghdr *m, int32_t f) { return real(sendmsg)(fd, (const void *)m, f); }
 int64_t mn_real_recvfrom(int32_t fd, void *p, size_t n, int32_t f, void *a, uint32_t *l) {
-  return real.recvfrom(fd, p, n, f, a, l);
+  return real(recvfrom)(fd, p, n, f, a, l);
 }
-int64_t mn_real_recvmsg(int32_t fd, struct mn_msghdr *m, int32_t f) { return real.recvmsg(fd, (void *)m, f); }
-int32_t mn_real_getsockopt(int32_t fd, int32_t v, int32_t n, void *p, uint32_t *l) { return real.getsockopt(fd, v, n, p, l); }
-int32_t mn_real_setsockopt(int32_t fd, int32_t v, int32_t n, const void *p, uint32_t l) { return real.setsockopt(fd, v, n, p, l); }
-int32_t mn_real_getpeername(int32_t fd, void *a, uint32_t *l) { return real.getpeername(fd, a, l); }
-int32_t mn_real_shutdown(int32_t fd, int32_t how) { return real.shutdown(fd, how); }
-int32_t mn_real_ioctl(int32_t fd, uint64_t request, void *argument) { return real.ioctl(fd, request, argument); }
+int64_t mn_real_recvmsg(int32_t fd, struct mn_msghdr *m, int32_t f) { return real(recvmsg)(fd, (void *)m, f); }
+int32_t mn_real_getsockopt(int32_t fd, int32_t v, int32_t n, void *p, uint32_t *l) { return real(getsockopt)(fd, v, n, p, l); }
+int32_t mn_real_setsockopt(int32_t fd, int32_t v, int32_t n, const void *p, uint32_t l) { return real(setsockopt)(fd, v, n, p, l); }
+int32_t mn_real_getpeername(int32_t fd, void *a, uint32_t *l) { return real(getpeername)(fd, a, l); }
+int32_t mn_real_shutdown(int32_t fd, int32_t how) { return real(shutdown)(fd, how); }
+int32_t mn_real_ioctl(int32_t fd, uint64_t request, void *argument) { return real(ioctl)(fd, request, argument); }
 int32_t mn_real_ppoll(struct mn_pollfd *e, uint64_t n, const struct mn_timespec *t, const void *m) {
-  return real.ppoll((void *)e, n, (const void *)t, m);
+  return real(ppoll)((void *)e, n, (const void *)t, m);
 }
 int32_t mn_sleep(struct mn_pollfd *e, uint64_t n, const struct mn_timespec *t, const void *m, void *held) {
   if (!held) return mn_real_ppoll(e, n, t, m);
@@ -333,19 +351,19 @@ int32_t mn_sleep(struct mn_pollfd *e, uint64_t n, const struct mn_timespec *t, c
   return result;
 }
 int32_t mn_real_pselect(int32_t n, void *r, void *w, void *x, const struct mn_timespec *t, const void *m) {
-  return real.pselect(n, r, w, x, (const void *)t, m);
+  return real(pselect)(n, r, w, x, (const void *)t, m);
 }
-int32_t mn_real_epoll_ctl(int32_t epfd, int32_t op, int32_t fd, void *event) { return real.epoll_ctl(epfd, op, fd, event); }
+int32_t mn_real_epoll_ctl(int32_t epfd, int32_t op, int32_t fd, void *event) { return real(epoll_ctl)(epfd, op, fd, event); }
 __attribute__((minsize, noinline)) int32_t mn_real_epoll_wait(int32_t epfd, void *events, int32_t capacity, int64_t timeout, const void *mask) {
   bool is_whole = timeout <= 0 || timeout % 1000000 == 0;
-  if (!is_whole && real.epoll_pwait2) {
+  if (!is_whole && real(epoll_pwait2)) {
     struct timespec t = {timeout / 1000000000, timeout % 1000000000};
-    int saved = errno, n = real.epoll_pwait2(epfd, events, capacity, &t, mask);
+    int saved = errno, n = real(epoll_pwait2)(epfd, events, capacity, &t, mask);
     if (n >= 0 || errno != ENOSYS) return n;
     errno = saved;
   }
   int64_t ms = timeout < 0 ? -1 : timeout / 1000000 + !is_whole;
-  return real.epoll_pwait(epfd, events, capacity, ms > INT_MAX ? INT_MAX : (int)ms, mask);
+  return real(epoll_pwait)(epfd, events, capacity, ms > INT_MAX ? INT_MAX : (int)ms, mask);
 }
 __attribute__((minsize)) int32_t mn_epoll_sleep(int32_t epfd, void *events, int32_t capacity, int64_t timeout, const void *mask, void *held) {
   int32_t result;
@@ -413,7 +431,7 @@ int32_t mn_sys_epoll_ctl(int32_t epfd, int32_t op, int32_t fd, uint32_t bits, ui
 }
 int32_t mn_real_epoll_ctl_of(int32_t epfd, int32_t op, int32_t fd, uint32_t bits, uint64_t data) {
   struct epoll_event event = {bits, {.u64 = data}};
-  return real.epoll_ctl(epfd, op, fd, &event);
+  return real(epoll_ctl)(epfd, op, fd, &event);
 }
 int32_t mn_sys_epoll_look(int32_t epfd, void *events, int32_t capacity) { return (int32_t)RAW(SYS_epoll_pwait, epfd, events, capacity, 0, NULL, 8); }
 int32_t mn_sys_eventfd(void) { return (int32_t)RAW(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK, 0, 0, 0, 0); }
@@ -487,8 +505,12 @@ bool mn_table_set(int32_t fd, void *entry) {
          !__atomic_compare_exchange_n(&mn_table_end, &end, (uint32_t)fd + 1, false, __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {
   }
   // Release: what the entry says is there before it is found.
-  __atomic_store_n(&mn_table[fd], entry, __ATOMIC_RELEASE);
+  __atomic_store_n(fd < LOW_DESCRIPTORS ? &LOW_TABLE[fd] : &high_table[fd], entry, __ATOMIC_RELEASE);
   return true;
+}
+void mn_table_open(void **table, uint32_t length) {
+  high_table = table;
+  __atomic_store_n(&mn_at_hand.table_length, length, __ATOMIC_RELEASE);
 }
 
 static uint32_t descriptor_limit(bool hard) {
@@ -592,15 +614,21 @@ SMALL_END
 INLINE bool is_kernel_flow(const struct mn_head *head, uint64_t key) {
   return LIKELY(__atomic_load_n(&head->kernel_flows[mn_flow_place(key)], __ATOMIC_RELAXED) == key);
 }
-// The most frequent form alone: an unconnected AF_INET socket. Small enough for the callers to need no frame.
+// That no rule can lead any datagram of the socket to Machnet, and it has no endpoint: one comparison.
+INLINE bool is_kernels_always(const struct mn_head *head) {
+  uint64_t way = __atomic_load_n((const uint64_t *)(const void *)&head->receive, __ATOMIC_ACQUIRE);
+  return LIKELY((way | MN_RECEIVE_LOOK) == ((uint64_t)(MN_KERNEL_ALWAYS | mn_rules_now()) << 32 | MN_RECEIVE_CANDIDATE));
+}
+_Static_assert((MN_RECEIVE_KERNEL | MN_RECEIVE_LOOK) == MN_RECEIVE_CANDIDATE && (MN_RECEIVE_ASK | MN_RECEIVE_LOOK) == MN_RECEIVE_LOOK, "one comparison");
+_Static_assert(offsetof(struct mn_head, receive) % 8 == 0 && offsetof(struct mn_head, kernel_always) == offsetof(struct mn_head, receive) + 4, "one load");
+// (What follows in an epoll is no verdict, but beside ASK it is none in a socket either.)
+_Static_assert(offsetof(struct mn_epoll, quick) == offsetof(struct mn_head, quick) && offsetof(struct mn_epoll, receive) == offsetof(struct mn_head, receive) && MN_RECEIVE_ASK == 0, "an epoll is no socket");
+// Of the others the most frequent form alone: an unconnected AF_INET socket. Small enough for the callers to need no frame.
 INLINE bool kernel_takes_plainly(const struct mn_head *head, const void *address, size_t length) {
-  if (UNLIKELY(__atomic_load_n(&head->receive, __ATOMIC_ACQUIRE) == MN_RECEIVE_ASK)) return false;
-  uint16_t now = mn_rules_now();
-  if (__atomic_load_n(&head->kernel_always, __ATOMIC_RELAXED) == (MN_KERNEL_ALWAYS | now)) return true;
   if (UNLIKELY(!address || length != sizeof(struct sockaddr_in))) return false;
   uint64_t key;
   memcpy(&key, address, sizeof key);
-  return is_kernel_flow(head, key ^ now);
+  return LIKELY(__atomic_load_n(&head->receive, __ATOMIC_ACQUIRE) != MN_RECEIVE_ASK) && is_kernel_flow(head, key ^ mn_rules_now());
 }
 INLINE struct mn_endpoint *endpoint_of(const struct mn_head *head) {
   return __atomic_load_n(&__atomic_load_n(&head->look, __ATOMIC_ACQUIRE)->endpoint, __ATOMIC_RELAXED);
@@ -660,14 +688,14 @@ static __attribute__((noinline, minsize, preserve_most)) void forget_stale(void 
   else mn_hook_closing(stale, fd);
 }
 INLINE int made(int fd) {
-  void *stale = lookup(fd);
+  void *stale = mn_table_get(fd);
   if (UNLIKELY(stale != NULL)) forget_stale(stale, fd);
   return fd;
 }
 // A call that only sockets have was refused for what is no socket: the number is stale.
 SLOW bool is_stale(int fd, int saved) {
   if (errno != ENOTSOCK) return false;
-  void *stale = entry_of(fd);
+  void *stale = found(fd);
   if (stale) mn_hook_closing(stale, fd);
   errno = saved;
   return true;
@@ -683,7 +711,7 @@ EXPORT int socket(int domain, int type, int protocol) {
 
 // Who names a socket has perhaps just been given its number by a way that nobody sees.
 INLINE void *checked_entry_of(int fd) {
-  void *entry = entry_of(fd);
+  void *entry = found(fd);
   return LIKELY(!entry) ? NULL : mn_hook_checked(entry, fd);
 }
 EXPORT int bind(int fd, const struct sockaddr *address, socklen_t length) {
@@ -698,11 +726,11 @@ EXPORT int connect(int fd, const struct sockaddr *address, socklen_t length) {
 
 SLOW ssize_t shadow_sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *address, socklen_t length) {
   struct mn_head *head = lookup(fd);
-  ssize_t sent = real.sendto(fd, data, size, flags, address, length);
+  ssize_t sent = real(sendto)(fd, data, size, flags, address, length);
   return LIKELY((uintptr_t)head > 1) ? count_sent(head, sent) : sent;
 }
 int64_t mn_slow_sendto(int fd, const void *data, size_t size, int flags, const void *address, uint32_t length) {
-  struct mn_head *head = entry_of(fd);
+  struct mn_head *head = found(fd);
   if (!head) return REAL(sendto)(fd, data, size, flags, address, length);
   if (!kernel_takes(head, address, length)) return mn_hook_sendto(head, fd, data, size, flags, address, length);
   mn_head_set_quick(head, false);
@@ -711,19 +739,22 @@ int64_t mn_slow_sendto(int fd, const void *data, size_t size, int flags, const v
 // Descriptor and flags in one register.
 INLINE uint64_t quick_call(int fd, int flags) { return (uint64_t)(uint32_t)fd << 32 | (uint32_t)flags; }
 INLINE ssize_t send_to(struct mn_head *head, int fd, const void *data, size_t size, int flags, const struct sockaddr *address, socklen_t length) {
-  if (MN_PEEK(head->quick)) return mn_quick_sendto(head, data, size, quick_call(fd, flags), address, length);
+  if (UNLIKELY(MN_PEEK(head->quick))) return mn_quick_sendto(head, data, size, quick_call(fd, flags), address, length);
+  if (is_kernels_always(head)) return real(sendto)(fd, data, size, flags, address, length);
   if (!kernel_takes_plainly(head, address, length)) return mn_slow_sendto(fd, data, size, flags, address, length);
-  return has_endpoint(head) ? shadow_sendto(fd, data, size, flags, address, length) : real.sendto(fd, data, size, flags, address, length);
+  return has_endpoint(head) ? shadow_sendto(fd, data, size, flags, address, length) : real(sendto)(fd, data, size, flags, address, length);
 }
-EXPORT ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *address, socklen_t length) {
-  if (UNLIKELY(!real.sendto)) return mn_slow_sendto(fd, data, size, flags, address, length);
-  void *head = entry_of(fd);
-  return LIKELY(!head) ? real.sendto(fd, data, size, flags, address, length) : send_to(head, fd, data, size, flags, address, length);
+// (Where there is an entry, our constructor has run. Aligned, because the kernel's work drives instructions out of the caches, too.)
+#define HOT EXPORT __attribute__((aligned(64)))
+HOT ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *address, socklen_t length) {
+  void *head = lookup(fd);
+  if (LIKELY((uintptr_t)head > 1)) return send_to(head, fd, data, size, flags, address, length);
+  return LIKELY(real(sendto)) ? real(sendto)(fd, data, size, flags, address, length) : mn_slow_sendto(fd, data, size, flags, address, length);
 }
 EXPORT ssize_t send(int fd, const void *data, size_t size, int flags) {
-  if (UNLIKELY(!real.send)) return mn_slow_sendto(fd, data, size, flags, NULL, 0);
-  void *head = entry_of(fd);
-  return LIKELY(!head) ? real.send(fd, data, size, flags) : send_to(head, fd, data, size, flags, NULL, 0);
+  void *head = lookup(fd);
+  if (UNLIKELY((uintptr_t)head > 1)) return send_to(head, fd, data, size, flags, NULL, 0);
+  return LIKELY(real(send)) ? real(send)(fd, data, size, flags) : mn_slow_sendto(fd, data, size, flags, NULL, 0);
 }
 
 // Descriptors among a message's control data (SCM_RIGHTS).
@@ -749,26 +780,26 @@ INLINE bool may_carry_descriptors(const struct msghdr *message) {
 }
 
 SLOW ssize_t slow_sendmsg(int fd, const struct msghdr *message, int flags) {
-  struct mn_head *head = entry_of(fd);
+  struct mn_head *head = found(fd);
   if (!head) {
     if (may_carry_descriptors(message)) each_passed(message, pass);
     return REAL(sendmsg)(fd, message, flags);
   }
   if (message && kernel_takes(head, message->msg_name, message->msg_namelen))
-    return has_endpoint(head) ? count_sent(head, real.sendmsg(fd, message, flags)) : real.sendmsg(fd, message, flags);
+    return has_endpoint(head) ? count_sent(head, real(sendmsg)(fd, message, flags)) : real(sendmsg)(fd, message, flags);
   return mn_hook_sendmsg(head, fd, (const void *)message, flags);
 }
-EXPORT ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
-  if (UNLIKELY(!real.sendmsg)) return slow_sendmsg(fd, message, flags);
-  const struct mn_head *head = entry_of(fd);
-  if (LIKELY(!head) ? !may_carry_descriptors(message)
-                    : message && kernel_takes_plainly(head, message->msg_name, message->msg_namelen) && !has_endpoint(head))
-    return real.sendmsg(fd, message, flags);
+HOT ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
+  const struct mn_head *head = lookup(fd);
+  if (LIKELY((uintptr_t)head > 1)
+          ? is_kernels_always(head) || (message && kernel_takes_plainly(head, message->msg_name, message->msg_namelen) && !has_endpoint(head))
+          : LIKELY(real(sendmsg)) && !may_carry_descriptors(message))
+    return real(sendmsg)(fd, message, flags);
   return slow_sendmsg(fd, message, flags);
 }
 
 SMALL int slow_sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags) {
-  struct mn_head *head = entry_of(fd);
+  struct mn_head *head = found(fd);
   if (!head) {
     for (unsigned i = 0; messages && i < count; i++)
       if (may_carry_descriptors(&messages[i].msg_hdr)) each_passed(&messages[i].msg_hdr, pass);
@@ -779,13 +810,13 @@ SMALL int slow_sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int fl
   while (messages && kernels < count && kernel_takes(head, messages[kernels].msg_hdr.msg_name, messages[kernels].msg_hdr.msg_namelen))
     kernels++;
   if (kernels == 0 || kernels != count) return mn_hook_sendmmsg(head, fd, (void *)messages, count, flags);
-  if (!has_endpoint(head)) return real.sendmmsg(fd, messages, count, flags);
-  int sent = real.sendmmsg(fd, messages, count, flags);
+  if (!has_endpoint(head)) return real(sendmmsg)(fd, messages, count, flags);
+  int sent = real(sendmmsg)(fd, messages, count, flags);
   for (int i = 0; i < sent; i++) count_sent(head, messages[i].msg_len);
   return sent;
 }
 EXPORT int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags) {
-  return LIKELY(real.sendmmsg && !MN_PEEK(mn_table_length)) ? real.sendmmsg(fd, messages, count, flags) : slow_sendmmsg(fd, messages, count, flags);
+  return LIKELY(real(sendmmsg) && !MN_PEEK(mn_at_hand.table_length)) ? real(sendmmsg)(fd, messages, count, flags) : slow_sendmmsg(fd, messages, count, flags);
 }
 // glibc's resolver calls it by this name.
 EXPORT int __sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags) {
@@ -793,7 +824,7 @@ EXPORT int __sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flag
 }
 
 int64_t mn_slow_recvfrom(int fd, void *data, size_t size, int flags, void *address, uint32_t *length) {
-  struct mn_head *head = entry_of(fd);
+  struct mn_head *head = found(fd);
   if (!head) mn_look_ends();
   return !head ? REAL(recvfrom)(fd, data, size, flags, address, length)
                : mn_hook_recvfrom(head, fd, data, size, flags, address, length);
@@ -823,22 +854,22 @@ INLINE ssize_t receive(struct mn_head *head, int fd, void *data, size_t size, in
     return mn_quick_recvfrom(head, data, size, quick_call(fd, flags), address, length);
   __asm__("" : "+r"(way)); // (Else the compiler makes one switch of all tests, and that above its last.)
   if (way == MN_RECEIVE_ASK) return mn_slow_recvfrom(fd, data, size, flags, address, length);
-  return receives_by_kernel(way, flags) ? real.recvfrom(fd, data, size, flags, address, length)
+  return receives_by_kernel(way, flags) ? real(recvfrom)(fd, data, size, flags, address, length)
                                         : shadow_recvfrom(fd, data, size, flags, address, length);
 }
 EXPORT ssize_t recvfrom(int fd, void *data, size_t size, int flags, struct sockaddr *address, socklen_t *length) {
-  if (UNLIKELY(!real.recvfrom)) return mn_slow_recvfrom(fd, data, size, flags, address, length);
+  if (UNLIKELY(!real(recvfrom))) return mn_slow_recvfrom(fd, data, size, flags, address, length);
   void *head = entry_of(fd);
-  return LIKELY(!head) ? real.recvfrom(fd, data, size, flags, address, length) : receive(head, fd, data, size, flags, address, length);
+  return LIKELY(!head) ? real(recvfrom)(fd, data, size, flags, address, length) : receive(head, fd, data, size, flags, address, length);
 }
 EXPORT ssize_t recv(int fd, void *data, size_t size, int flags) {
-  if (UNLIKELY(!real.recv)) return mn_slow_recvfrom(fd, data, size, flags, NULL, NULL);
+  if (UNLIKELY(!real(recv))) return mn_slow_recvfrom(fd, data, size, flags, NULL, NULL);
   void *head = entry_of(fd);
-  return LIKELY(!head) ? real.recv(fd, data, size, flags) : receive(head, fd, data, size, flags, NULL, NULL);
+  return LIKELY(!head) ? real(recv)(fd, data, size, flags) : receive(head, fd, data, size, flags, NULL, NULL);
 }
 
 SLOW ssize_t slow_recvmsg(int fd, struct msghdr *message, int flags) {
-  struct mn_head *head = entry_of(fd);
+  struct mn_head *head = found(fd);
   if (!head) {
     ssize_t n = REAL(recvmsg)(fd, message, flags);
     if (n >= 0 && may_carry_descriptors(message)) each_passed(message, receive_made);
@@ -852,21 +883,21 @@ SLOW ssize_t slow_recvmsg(int fd, struct msghdr *message, int flags) {
   return mn_hook_recvmsg(head, fd, (void *)message, flags);
 }
 EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
-  if (UNLIKELY(!real.recvmsg)) return slow_recvmsg(fd, message, flags);
+  if (UNLIKELY(!real(recvmsg))) return slow_recvmsg(fd, message, flags);
   const struct mn_head *head = entry_of(fd);
-  if (LIKELY(!head) ? !may_carry_descriptors(message) : receives_by_kernel(MN_PEEK(head->receive), flags)) return real.recvmsg(fd, message, flags);
+  if (LIKELY(!head) ? !may_carry_descriptors(message) : receives_by_kernel(MN_PEEK(head->receive), flags)) return real(recvmsg)(fd, message, flags);
   return slow_recvmsg(fd, message, flags);
 }
 
 SMALL int slow_recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *timeout) {
-  struct mn_head *head = entry_of(fd);
+  struct mn_head *head = found(fd);
   if (!head) return REAL(recvmmsg)(fd, messages, count, flags, timeout);
   return mn_hook_recvmmsg(head, fd, (void *)messages, count, flags, (void *)timeout);
 }
 EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *timeout) {
-  if (UNLIKELY(!real.recvmmsg)) return slow_recvmmsg(fd, messages, count, flags, timeout);
-  const struct mn_head *head = entry_of(fd);
-  return LIKELY(!head) || receives_by_kernel(MN_PEEK(head->receive), flags) ? real.recvmmsg(fd, messages, count, flags, timeout)
+  if (UNLIKELY(!real(recvmmsg))) return slow_recvmmsg(fd, messages, count, flags, timeout);
+  const struct mn_head *head = found(fd);
+  return LIKELY(!head) || receives_by_kernel(MN_PEEK(head->receive), flags) ? real(recvmmsg)(fd, messages, count, flags, timeout)
                                                           : slow_recvmmsg(fd, messages, count, flags, timeout);
 }
 
@@ -874,23 +905,23 @@ EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags,
 SLOW ssize_t read_socket(void *head, int fd, void *data, size_t size) {
   int saved = errno;
   ssize_t n = receive(head, fd, data, size, 0, NULL, NULL);
-  return LIKELY(n >= 0) || !is_stale(fd, saved) ? n : real.read(fd, data, size);
+  return LIKELY(n >= 0) || !is_stale(fd, saved) ? n : real(read)(fd, data, size);
 }
 EXPORT ssize_t read(int fd, void *data, size_t size) {
-  if (UNLIKELY(!real.read)) return REAL(read)(fd, data, size);
+  if (UNLIKELY(!real(read))) return REAL(read)(fd, data, size);
   void *head = entry_of(fd);
-  return LIKELY(!head || size == 0) ? real.read(fd, data, size) : read_socket(head, fd, data, size);
+  return LIKELY(!head || size == 0) ? real(read)(fd, data, size) : read_socket(head, fd, data, size);
 }
 
 SLOW ssize_t write_socket(void *head, int fd, const void *data, size_t size) {
   int saved = errno;
   ssize_t n = send_to(head, fd, data, size, 0, NULL, 0);
-  return LIKELY(n >= 0) || !is_stale(fd, saved) ? n : real.write(fd, data, size);
+  return LIKELY(n >= 0) || !is_stale(fd, saved) ? n : real(write)(fd, data, size);
 }
 EXPORT ssize_t write(int fd, const void *data, size_t size) {
-  if (UNLIKELY(!real.write)) return REAL(write)(fd, data, size);
+  if (UNLIKELY(!real(write))) return REAL(write)(fd, data, size);
   void *head = entry_of(fd);
-  return LIKELY(!head) ? real.write(fd, data, size) : write_socket(head, fd, data, size);
+  return LIKELY(!head) ? real(write)(fd, data, size) : write_socket(head, fd, data, size);
 }
 
 // Vectors of no bytes at all never reach a socket: the kernel answers, and takes or sends nothing.
@@ -920,22 +951,22 @@ static int flags_of_rwf(int flags) {
 }
 
 EXPORT ssize_t readv(int fd, const struct iovec *vectors, int count) {
-  void *entry = entry_of(fd);
+  void *entry = found(fd);
   return LIKELY(!entry) ? REAL(readv)(fd, vectors, count) : read_vectors(entry, fd, vectors, count, 0);
 }
 EXPORT ssize_t writev(int fd, const struct iovec *vectors, int count) {
-  void *entry = entry_of(fd);
+  void *entry = found(fd);
   return LIKELY(!entry) ? REAL(writev)(fd, vectors, count) : write_vectors(entry, fd, vectors, count, 0);
 }
 // Offset -1 means the current position, the only one that a socket has.
 EXPORT ssize_t preadv2(int fd, const struct iovec *vectors, int count, off_t offset, int flags) {
-  void *entry = entry_of(fd);
+  void *entry = found(fd);
   int asked = flags_of_rwf(flags);
   return LIKELY(!entry || offset != -1 || asked < 0) ? REAL(preadv2)(fd, vectors, count, offset, flags)
                                                      : read_vectors(entry, fd, vectors, count, asked);
 }
 EXPORT ssize_t pwritev2(int fd, const struct iovec *vectors, int count, off_t offset, int flags) {
-  void *entry = entry_of(fd);
+  void *entry = found(fd);
   int asked = flags_of_rwf(flags);
   return LIKELY(!entry || offset != -1 || asked < 0) ? REAL(pwritev2)(fd, vectors, count, offset, flags)
                                                      : write_vectors(entry, fd, vectors, count, asked);
@@ -945,13 +976,13 @@ EXPORT ssize_t pwritev64v2(int fd, const struct iovec *v, int n, off64_t o, int 
 
 // The fortified forms: a size beyond the buffer is libc's to abort on.
 EXPORT ssize_t __read_chk(int fd, void *data, size_t size, size_t room) {
-  return LIKELY(!entry_of(fd)) || size > room ? REAL(__read_chk)(fd, data, size, room) : read(fd, data, size);
+  return LIKELY(!found(fd)) || size > room ? REAL(__read_chk)(fd, data, size, room) : read(fd, data, size);
 }
 EXPORT ssize_t __recv_chk(int fd, void *data, size_t size, size_t room, int flags) {
-  return LIKELY(!entry_of(fd)) || size > room ? REAL(__recv_chk)(fd, data, size, room, flags) : recv(fd, data, size, flags);
+  return LIKELY(!found(fd)) || size > room ? REAL(__recv_chk)(fd, data, size, room, flags) : recv(fd, data, size, flags);
 }
 EXPORT ssize_t __recvfrom_chk(int fd, void *data, size_t size, size_t room, int flags, struct sockaddr *address, socklen_t *length) {
-  return LIKELY(!entry_of(fd)) || size > room ? REAL(__recvfrom_chk)(fd, data, size, room, flags, address, length)
+  return LIKELY(!found(fd)) || size > room ? REAL(__recvfrom_chk)(fd, data, size, room, flags, address, length)
                                               : recvfrom(fd, data, size, flags, address, length);
 }
 
@@ -967,9 +998,9 @@ SMALL_BEGIN
 
 // Closes without close(2) as others see it.
 EXPORT int fclose(FILE *stream) {
-  if (UNLIKELY(MN_PEEK(mn_table_length) != 0)) {
+  if (UNLIKELY(MN_PEEK(mn_at_hand.table_length) != 0)) {
     int saved = errno, fd = fileno(stream);
-    void *entry = entry_of(fd);
+    void *entry = found(fd);
     // What it still holds goes out by the shadow.
     if (entry) mn_hook_closing(entry, fd);
     errno = saved;
@@ -1001,14 +1032,14 @@ static int open_by(int (*call)(int, const char *, int, ...), int directory, cons
 #define OPENAT(name)                                                                                               \
   EXPORT int mn_##name(int directory, const char *path, int flags, unsigned mode) __asm__(#name);                  \
   EXPORT int mn_##name(int directory, const char *path, int flags, unsigned mode) {                                \
-    return open_by(real.name, directory, path, flags, mode);                                                       \
+    return open_by(real(name), directory, path, flags, mode);                                                       \
   }
 OPENAT(openat)
 OPENAT(openat64)
 #define OPEN(name)                                                                                                 \
   EXPORT int mn_##name(const char *path, int flags, unsigned mode) __asm__(#name);                                 \
   EXPORT int mn_##name(const char *path, int flags, unsigned mode) {                                               \
-    return LIKELY(real.name) ? made(real.name(path, flags, mode)) : open_by(NULL, AT_FDCWD, path, flags, mode);    \
+    return LIKELY(real(name)) ? made(real(name)(path, flags, mode)) : open_by(NULL, AT_FDCWD, path, flags, mode);    \
   }
 OPEN(open)
 OPEN(open64)
@@ -1027,11 +1058,11 @@ int32_t mn_early_duplicate(uint32_t index) {
 }
 
 // Nothing of ours, and no epoll: looked up before the system call, so that nothing is left to do behind it.
-static __attribute__((noinline, preserve_most)) bool is_plain(int fd) { return LIKELY(!entry_of(fd)) && LIKELY(!may_be_epoll(fd)); }
+static __attribute__((noinline, preserve_most)) bool is_plain(int fd) { return LIKELY((uintptr_t)lookup_anywhere(fd) <= 1) && LIKELY(!may_be_epoll(fd)); }
 SMALL int duplicated(int from, int to) {
   if (to < 0 || to == from || is_plain(from)) return to;
-  void *entry = entry_of(from);
-  if (!entry && !MN_PEEK(mn_table_length)) {
+  void *entry = found(from);
+  if (!entry && !MN_PEEK(mn_at_hand.table_length)) {
     uint32_t place = __atomic_fetch_add(&early_count, 1, __ATOMIC_RELAXED) % EARLY;
     __atomic_store_n(&early[place], (uint64_t)(uint32_t)to << 32 | (uint32_t)from, __ATOMIC_RELAXED);
   } else if (!entry) entry = mn_hook_epoll_met(from);
@@ -1043,7 +1074,7 @@ SMALL int dup_known(int fd) { return duplicated(fd, made(REAL(dup)(fd))); }
 EXPORT int dup(int fd) { return is_plain(fd) ? made(result_of(RAW(SYS_dup, fd, 0, 0, 0, 0, 0))) : dup_known(fd); }
 // What stood there leaves the table first, and comes back if the call fails.
 SMALL int replaced(int from, int to, int flags) {
-  void *old = lookup(to);
+  void *old = mn_table_get(to);
   if (old == MN_TABLE_INTERNAL && mn_is_at_home()) return errno = EBUSY, -1;
   bool leaves = (uintptr_t)old > 1 && from != to && mn_hook_leaving(old, to);
   int result = flags < 0 ? REAL(dup2)(from, to) : REAL(dup3)(from, to, flags);
@@ -1052,21 +1083,21 @@ SMALL int replaced(int from, int to, int flags) {
 }
 EXPORT int dup2(int from, int to) {
 #ifdef SYS_dup2
-  if (is_plain(from) && LIKELY(!lookup(to))) return result_of(RAW(SYS_dup2, from, to, 0, 0, 0, 0));
+  if (is_plain(from) && LIKELY(!mn_table_get(to))) return result_of(RAW(SYS_dup2, from, to, 0, 0, 0, 0));
 #endif
   return replaced(from, to, -1);
 }
 EXPORT int dup3(int from, int to, int flags) {
-  if ((is_plain(from) && LIKELY(!lookup(to))) || flags < 0) return result_of(RAW(SYS_dup3, from, to, flags, 0, 0, 0));
+  if ((is_plain(from) && LIKELY(!mn_table_get(to))) || flags < 0) return result_of(RAW(SYS_dup3, from, to, flags, 0, 0, 0));
   return replaced(from, to, flags);
 }
 
 // Ranges are closed around the shim's own descriptors.
 EXPORT int close_range(unsigned first, unsigned last, int flags) {
-  if (!MN_PEEK(mn_table_length) || (flags & ~CLOSE_RANGE_UNSHARE) || first > last || !mn_is_at_home()) return REAL(close_range)(first, last, flags);
+  if (!MN_PEEK(mn_at_hand.table_length) || (flags & ~CLOSE_RANGE_UNSHARE) || first > last || !mn_is_at_home()) return REAL(close_range)(first, last, flags);
   unsigned begin = first;
   for (unsigned fd = first; fd <= last && fd < mn_table_used(); fd++) {
-    void *entry = lookup((int)fd);
+    void *entry = mn_table_get((int)fd);
     if (!entry) continue;
     if (entry != MN_TABLE_INTERNAL) {
       mn_hook_closing(entry, (int)fd);
@@ -1078,7 +1109,7 @@ EXPORT int close_range(unsigned first, unsigned last, int flags) {
   return begin <= last ? REAL(close_range)(begin, last, flags) : 0;
 }
 EXPORT void closefrom(int first) {
-  if (!MN_PEEK(mn_table_length)) return REAL(closefrom)(first);
+  if (!MN_PEEK(mn_at_hand.table_length)) return REAL(closefrom)(first);
   (void)close_range(first < 0 ? 0u : (unsigned)first, ~0u, 0);
 }
 
@@ -1087,12 +1118,12 @@ EXPORT void closefrom(int first) {
 SMALL int control_descriptor(int (*call)(int, int, ...), int fd, int command, void *argument) {
   int result = call(fd, command, argument);
   if (command != F_SETFL) return duplicated(fd, made(result));
-  void *entry = entry_of(fd);
+  void *entry = found(fd);
   if (entry && result >= 0) mn_hook_flags_changed(entry, fd);
   return result;
 }
 INLINE bool is_ours(int fd, int command) {
-  return command == F_DUPFD || command == F_DUPFD_CLOEXEC || (command == F_SETFL && entry_of(fd));
+  return command == F_DUPFD || command == F_DUPFD_CLOEXEC || (command == F_SETFL && found(fd));
 }
 EXPORT int mn_fcntl(int fd, int command, void *argument) __asm__("fcntl");
 EXPORT int mn_fcntl(int fd, int command, void *argument) {
@@ -1102,8 +1133,8 @@ EXPORT int mn_fcntl(int fd, int command, void *argument) {
 EXPORT int mn_fcntl64(int fd, int command, void *argument) __asm__("fcntl64");
 EXPORT int mn_fcntl64(int fd, int command, void *argument) {
   if (UNLIKELY(!REAL(fcntl64))) return mn_fcntl(fd, command, argument);
-  if (UNLIKELY(is_ours(fd, command))) return control_descriptor(real.fcntl64, fd, command, argument);
-  return real.fcntl64(fd, command, argument);
+  if (UNLIKELY(is_ours(fd, command))) return control_descriptor(real(fcntl64), fd, command, argument);
+  return real(fcntl64)(fd, command, argument);
 }
 SMALL int socket_ioctl(void *entry, int fd, unsigned long request, void *argument) {
   if (request == FIONREAD && argument) return mn_hook_fionread(entry, fd, argument);
@@ -1118,36 +1149,35 @@ SMALL int socket_ioctl(void *entry, int fd, unsigned long request, void *argumen
 }
 EXPORT int mn_ioctl(int fd, unsigned long request, void *argument) __asm__("ioctl");
 EXPORT int mn_ioctl(int fd, unsigned long request, void *argument) {
-  void *entry = entry_of(fd);
+  void *entry = found(fd);
   return LIKELY(!entry) ? REAL(ioctl)(fd, request, argument) : socket_ioctl(entry, fd, request, argument);
 }
 
 EXPORT int getsockopt(int fd, int level, int name, void *value, socklen_t *length) {
-  void *entry = entry_of(fd);
+  void *entry = found(fd);
   return LIKELY(!entry) ? REAL(getsockopt)(fd, level, name, value, length)
                         : mn_hook_getsockopt(entry, fd, level, name, value, length);
 }
 EXPORT int setsockopt(int fd, int level, int name, const void *value, socklen_t length) {
-  void *entry = entry_of(fd);
+  void *entry = found(fd);
   return LIKELY(!entry) ? REAL(setsockopt)(fd, level, name, value, length)
                         : mn_hook_setsockopt(entry, fd, level, name, value, length);
 }
 // The shadow's own name is the truth; exported so that the list of intercepted calls is whole.
 EXPORT int getsockname(int fd, struct sockaddr *address, socklen_t *length) { return REAL(getsockname)(fd, address, length); }
 EXPORT int getpeername(int fd, struct sockaddr *address, socklen_t *length) {
-  void *entry = entry_of(fd);
+  void *entry = found(fd);
   return LIKELY(!entry) ? REAL(getpeername)(fd, address, length) : mn_hook_getpeername(entry, fd, address, length);
 }
 EXPORT int shutdown(int fd, int how) {
-  void *entry = entry_of(fd);
+  void *entry = found(fd);
   return LIKELY(!entry) ? REAL(shutdown)(fd, how) : mn_hook_shutdown(entry, fd, how);
 }
 
 SMALL_END
 // Whether the kernel alone can tell of a descriptor: no socket that is on Machnet, or may come there while the call waits.
 INLINE bool is_kernels(int fd, bool waits) {
-  if (UNLIKELY((uint32_t)fd >= MN_PEEK(mn_table_length))) return true;
-  const struct mn_head *head = __atomic_load_n(&mn_table[fd], __ATOMIC_ACQUIRE);
+  const struct mn_head *head = lookup(fd);
   if (LIKELY((uintptr_t)head <= 1)) return true;
   uint32_t way = MN_PEEK(head->receive);
   return way == MN_RECEIVE_KERNEL || (way == MN_RECEIVE_CANDIDATE && !waits);
@@ -1155,7 +1185,7 @@ INLINE bool is_kernels(int fd, bool waits) {
 INLINE bool are_kernels(const struct pollfd *entries, nfds_t count, bool waits) {
   if (UNLIKELY(!entries)) return true;
   // (None, or so many that the kernel is likely to refuse them: not looked at here.)
-  if (UNLIKELY(count - 1 >= MN_PEEK(mn_table_length))) return false;
+  if (UNLIKELY(count - 1 >= MN_PEEK(mn_at_hand.table_length))) return false;
   for (;;) {
     if (UNLIKELY(!is_kernels(entries->fd, waits))) return false;
     if (LIKELY(!--count)) return true;
@@ -1261,14 +1291,14 @@ static int made_epoll(int fd) {
 EXPORT int epoll_create(int size) { return made_epoll(REAL(epoll_create)(size)); }
 EXPORT int epoll_create1(int flags) { return made_epoll(REAL(epoll_create1)(flags)); }
 EXPORT int epoll_ctl(int epfd, int operation, int fd, struct epoll_event *event) {
-  if (LIKELY(!MN_PEEK(mn_table_length))) return REAL(epoll_ctl)(epfd, operation, fd, event);
-  void *socket = entry_of(fd);
+  if (LIKELY(!MN_PEEK(mn_at_hand.table_length))) return REAL(epoll_ctl)(epfd, operation, fd, event);
+  void *socket = found(fd);
   return LIKELY(!socket) ? REAL(epoll_ctl)(epfd, operation, fd, event)
                          : mn_hook_epoll_ctl(socket, epfd, operation, fd, event);
 }
 // What the kernel has told may have come from an epoll that is not the one it was, or has got a socket of ours meanwhile.
 SMALL int told(int epfd, struct epoll_event *events, int capacity, int told, int64_t timeout, const sigset_t *mask) {
-  if (LIKELY(!MN_PEEK(mn_table_length))) return told;
+  if (LIKELY(!MN_PEEK(mn_at_hand.table_length))) return told;
   for (int i = 0; i < told; i++)
     if (UNLIKELY(events[i].data.u64 >> 48 == MN_EPOLL_TAG)) return mn_hook_epoll_told(epfd, events, capacity, told, timeout, mask);
   return told;
@@ -1287,7 +1317,7 @@ SMALL int epoll_asleep(long number, int epfd, struct epoll_event *events, int ca
 SMALL_END
 // Once the table is open, each epoll that somebody waits in is in it (or cannot be).
 int32_t mn_epoll_begin(int32_t epfd, void *events, int32_t capacity, int64_t timeout, const void *mask) {
-  void *epoll = entry_of(epfd);
+  void *epoll = found(epfd);
   if (!epoll) epoll = mn_hook_epoll_met(epfd);
   return epoll ? mn_hook_epoll_wait(epoll, epfd, events, capacity, timeout, mask) : mn_real_epoll_wait(epfd, events, capacity, timeout, mask);
 }
@@ -1305,11 +1335,12 @@ SMALL int epoll_held(struct mn_epoll *epoll, int epfd, struct epoll_event *event
   int result = -1;
   __atomic_store_n(&epoll->waiter, mn_thread_id(), __ATOMIC_RELAXED);
   __atomic_fetch_add(&epoll->waiters, 1, __ATOMIC_SEQ_CST);
-  bool is_same = __atomic_load_n(&mn_table[epfd], __ATOMIC_SEQ_CST) == epoll;
+  __atomic_thread_fence(__ATOMIC_SEQ_CST); // (Pairs with what takes the entry away, and then looks whether anybody waits.)
+  bool is_same = lookup(epfd) == epoll;
   if (is_same && mn_handled_now().all != begun.all) errno = EINTR;
   else if (is_same) {
     pthread_cleanup_push(mn_hook_epoll_cancelled, epoll);
-    result = mask ? real.epoll_pwait(epfd, events, capacity, timeout, mask) : real.epoll_wait(epfd, events, capacity, timeout);
+    result = mask ? real(epoll_pwait)(epfd, events, capacity, timeout, mask) : real(epoll_wait)(epfd, events, capacity, timeout);
     pthread_cleanup_pop(0);
   }
   if (__atomic_fetch_sub(&epoll->waiters, 1, __ATOMIC_SEQ_CST) == 1 && __atomic_load_n(&epoll->descriptors, __ATOMIC_SEQ_CST) == 0) {
@@ -1324,7 +1355,8 @@ SMALL int epoll_held(struct mn_epoll *epoll, int epfd, struct epoll_event *event
 INLINE int epoll_look(long number, int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask) {
   struct mn_handled begun = mn_handled_now();
   struct mn_epoll *epoll = entry_of(epfd);
-  if (UNLIKELY(!epoll) || MN_PEEK(epoll->tagged)) return epoll_go_on(epfd, events, capacity, timeout, mask, 0, begun);
+  // (A socket may have been given the number of an epoll that another thread has closed.)
+  if (UNLIKELY(!epoll) || UNLIKELY(MN_PEEK(epoll->kind) != MN_KIND_EPOLL) || MN_PEEK(epoll->tagged)) return epoll_go_on(epfd, events, capacity, timeout, mask, 0, begun);
   uint32_t idle = MN_PEEK(epoll->idle);
   if (timeout == 0 || !idle) {
     long now = RAW(number, epfd, events, capacity, 0, mask, _NSIG / 8);
@@ -1339,16 +1371,16 @@ static __attribute__((noinline, preserve_most)) void cancellation_point(void) { 
 // With one thread, nobody registers anything of ours meanwhile but a signal handler, after which no event is told: libc's alone.
 EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask) {
   if (LIKELY(__libc_single_threaded)) {
-    if (LIKELY(!MN_PEEK(mn_tagged)) || !MN_PEEK(mn_table_length)) return REAL(epoll_pwait)(epfd, events, capacity, timeout, mask);
-  } else if (MN_PEEK(mn_table_length)) cancellation_point();
+    if (LIKELY(!MN_PEEK(mn_at_hand.tagged)) || !MN_PEEK(mn_at_hand.table_length)) return REAL(epoll_pwait)(epfd, events, capacity, timeout, mask);
+  } else if (MN_PEEK(mn_at_hand.table_length)) cancellation_point();
   else return epoll_asleep(SYS_epoll_pwait, epfd, events, capacity, timeout, mask);
   return epoll_look(SYS_epoll_pwait, epfd, events, capacity, timeout, mask);
 }
 #ifdef SYS_epoll_wait
 EXPORT int epoll_wait(int epfd, struct epoll_event *events, int capacity, int timeout) {
   if (LIKELY(__libc_single_threaded)) {
-    if (LIKELY(!MN_PEEK(mn_tagged)) || !MN_PEEK(mn_table_length)) return REAL(epoll_wait)(epfd, events, capacity, timeout);
-  } else if (MN_PEEK(mn_table_length)) cancellation_point();
+    if (LIKELY(!MN_PEEK(mn_at_hand.tagged)) || !MN_PEEK(mn_at_hand.table_length)) return REAL(epoll_wait)(epfd, events, capacity, timeout);
+  } else if (MN_PEEK(mn_at_hand.table_length)) cancellation_point();
   else return epoll_asleep(SYS_epoll_wait, epfd, events, capacity, timeout, NULL);
   return epoll_look(SYS_epoll_wait, epfd, events, capacity, timeout, NULL);
 }
@@ -1362,8 +1394,8 @@ EXPORT int epoll_pwait2(int epfd, struct epoll_event *events, int capacity, cons
   bool is_wrong = timeout && ((uint64_t)timeout->tv_nsec >= 1000000000u || timeout->tv_sec < 0);
   // Beyond about 290 years the nanoseconds would not fit: for ever.
   int64_t limit = !timeout || is_wrong || timeout->tv_sec > INT64_MAX / 1000000000 - 1 ? -1 : timeout->tv_sec * 1000000000 + timeout->tv_nsec;
-  if (__libc_single_threaded && !MN_PEEK(mn_tagged)) return REAL(epoll_pwait2)(epfd, events, capacity, timeout, mask);
-  if (MN_PEEK(mn_table_length) && !is_wrong) return mn_epoll_begin(epfd, events, capacity, limit, mask);
+  if (__libc_single_threaded && !MN_PEEK(mn_at_hand.tagged)) return REAL(epoll_pwait2)(epfd, events, capacity, timeout, mask);
+  if (MN_PEEK(mn_at_hand.table_length) && !is_wrong) return mn_epoll_begin(epfd, events, capacity, limit, mask);
   return told(epfd, events, capacity, REAL(epoll_pwait2)(epfd, events, capacity, timeout, mask), limit, mask);
 }
 
@@ -1454,7 +1486,7 @@ static int exec_list(bool searches, bool has_environment, const char *name, cons
 EXPORT int execl(const char *path, const char *first, ...) { EXEC_LIST(false, false, path); }
 EXPORT int execlp(const char *file, const char *first, ...) { EXEC_LIST(true, false, file); }
 EXPORT int execle(const char *path, const char *first, ...) { EXEC_LIST(false, true, path); }
-static int spawn(__typeof__(real.posix_spawn) call, pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
+static int spawn(__typeof__(real(posix_spawn)) call, pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
                  const posix_spawnattr_t *attributes, char *const *arguments, char *const *environment) {
   KEEPING(environment);
   return call(pid, path, actions, attributes, arguments, environment);
@@ -1539,7 +1571,7 @@ EXPORT int siginterrupt(int number, int interrupts) {
 EXPORT long mn_syscall(long number, long a, long b, long c, long d, long e, long f) __asm__("syscall");
 EXPORT long mn_syscall(long number, long a, long b, long c, long d, long e, long f) {
   __typeof__(&mn_syscall) call = (void *)REAL(syscall);
-  if (LIKELY(!MN_PEEK(mn_table_length)) && number != SYS_epoll_create1) __attribute__((musttail)) return call(number, a, b, c, d, e, f);
+  if (LIKELY(!MN_PEEK(mn_at_hand.table_length)) && number != SYS_epoll_create1) __attribute__((musttail)) return call(number, a, b, c, d, e, f);
   switch (number) {
   case SYS_socket: return socket((int)a, (int)b, (int)c);
   case SYS_bind: return bind((int)a, (void *)b, (socklen_t)c);

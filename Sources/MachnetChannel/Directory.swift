@@ -26,7 +26,7 @@ public struct Directory {
   /// Acquire: pairs with the control thread's release when it has filled the other set.
   @inlinable @inline(__always)
   public var rulesGeneration: UInt32 {
-    @_noLocks get { unsafe mn_load_acquire_u32(base + Int(MN_OFFSET_DIRECTORY_GENERATION)) }
+    @_noLocks get { unsafe mn_load_acquire_u32(base + Int(MN_DIRECTORY_RULES_GENERATION)) }
   }
 
   /// 1 once the daemon is going down.

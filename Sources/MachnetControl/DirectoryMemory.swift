@@ -54,7 +54,7 @@ public final class DirectoryMemory: @unchecked Sendable {
       unsafe directory.header.pointee.rule_count.1 = UInt32(rules.count)
     }
     // Release: pairs with the acquire in `rulesGeneration`.
-    unsafe mn_store_release_u32(memory.base + Int(MN_OFFSET_DIRECTORY_GENERATION), next)
+    unsafe mn_store_release_u32(memory.base + Int(MN_DIRECTORY_RULES_GENERATION), next)
   }
 
   /// Before the first application attaches.

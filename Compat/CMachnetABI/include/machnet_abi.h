@@ -22,7 +22,7 @@
 #endif
 
 #define MN_MAGIC 0x4d4e4554u /* "MNET" */
-#define MN_ABI_VERSION 4u
+#define MN_ABI_VERSION 5u
 #define MN_CACHE_LINE 64u
 #define MN_PAGE 4096u
 
@@ -78,14 +78,13 @@ struct mn_engine_word {
   uint32_t reserved[15];
 };
 
-/// Heads the directory; the tables follow at the offsets below. Written by control, but for the engine words.
+/// Heads the directory; what follows is at the offsets below. Written by control, but for the engine words.
 struct mn_directory {
   uint32_t magic, version;
   uint64_t size;  /* of the mapping, bytes */
   uint64_t epoch; /* random, drawn at the daemon's start */
   uint32_t engine_count;
   uint32_t stopping;         /* 1 once the daemon shuts down: endpoints are gone, use the kernel */
-  uint32_t rules_generation; /* the set in use is number (generation & 1) */
   uint32_t rule_count[2];    /* of either set */
   uint32_t interface_count;
   uint32_t host_address_count;   /* of the daemon's network namespace */
@@ -95,6 +94,9 @@ struct mn_directory {
 };
 
 enum {
+  /// uint32_t: the set of rules in use is number (generation & 1). What each call looks at, so not at the start of a page: a system call
+  /// drives that out of the first-level cache.
+  MN_DIRECTORY_RULES_GENERATION = 2304,
   MN_DIRECTORY_ENGINES = 4096,        /* struct mn_engine_word [MN_ENGINES_MAX] */
   MN_DIRECTORY_INTERFACES = 8192,     /* struct mn_interface [MN_INTERFACES_MAX] */
   MN_DIRECTORY_HOST_ADDRESSES = 12288, /* uint32_t [MN_HOST_ADDRESSES_MAX], host byte order */
@@ -369,7 +371,6 @@ struct mn_reply {
 /// Offsets of the words that are loaded and stored atomically.
 enum {
   MN_OFFSET_DIRECTORY_STOPPING = offsetof(struct mn_directory, stopping),
-  MN_OFFSET_DIRECTORY_GENERATION = offsetof(struct mn_directory, rules_generation),
   MN_OFFSET_DIRECTORY_DEPARTURES = offsetof(struct mn_directory, departures),
   MN_OFFSET_RULE_PROGRAM = offsetof(struct mn_rule, program),
   MN_OFFSET_CHANNEL_DAMAGED = offsetof(struct mn_channel, damaged),
@@ -402,7 +403,7 @@ _Static_assert(offsetof(struct mn_endpoint, kernel_tx_datagrams) == 320, "endpoi
 _Static_assert(sizeof(struct mn_ready) == 64, "ready line");
 _Static_assert(sizeof(struct mn_channel) <= MN_CHANNEL_READY, "channel header");
 _Static_assert(MN_CHANNEL_READY + MN_ENGINES_MAX * sizeof(struct mn_ready) <= MN_CHANNEL_HEADER, "channel page");
-_Static_assert(sizeof(struct mn_directory) <= MN_DIRECTORY_ENGINES, "directory header");
+_Static_assert(sizeof(struct mn_directory) <= MN_DIRECTORY_RULES_GENERATION, "directory header");
 _Static_assert(MN_ENGINES_MAX * sizeof(struct mn_engine_word) <= 4096, "directory engines");
 _Static_assert(MN_INTERFACES_MAX * sizeof(struct mn_interface) <= 4096, "directory interfaces");
 _Static_assert(MN_HOST_ADDRESSES_MAX * sizeof(uint32_t) <= 4096, "directory host addresses");

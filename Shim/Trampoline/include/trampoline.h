@@ -89,14 +89,25 @@ enum {
 /// Not looked up through the global offset table: the library's own.
 #define MN_HIDDEN __attribute__((visibility("hidden")))
 
-/// What a descriptor of this process is to the shim. NULL: nothing of ours, the kernel's business alone.
-extern MN_HIDDEN void **mn_table;
-/// Length of mn_table; 0 until the shim is awake, so that a sleeping shim costs one comparison.
-extern MN_HIDDEN uint32_t mn_table_length;
+/// What calls look at before they turn to the kernel: in one cache line; and amid a page, because a system call drives the first lines
+/// of pages, where much of the kernel's own lies, out of the first-level cache before all others.
+struct mn_at_hand {
+  uint64_t unused[256];
+  /// The rules that verdicts were made by: the directory's generation, moved so that two directories never share a value.
+  const uint32_t *rules_word;
+  uint32_t rules_shift;
+  /// Length of the table that says what a descriptor of this process is to the shim (`mn_table_get`); 0 until the shim is awake.
+  uint32_t table_length;
+  /// How many sockets of this process have an endpoint or may get one yet: 0 lets poll and select pass at once.
+  uint32_t watched_count;
+  /// Of all epolls what `mn_epoll.tagged` is of one. (Set at a fork as well: the other process may register its own in those that
+  /// both have.)
+  uint32_t tagged;
+  void *more[]; /* trampoline.c's */
+};
+extern MN_HIDDEN struct mn_at_hand mn_at_hand;
 /// No entry has ever been there or above: the table may be long (RLIMIT_NOFILE), and what was never looked at takes no memory.
 extern MN_HIDDEN uint32_t mn_table_end;
-/// How many sockets of this process have an endpoint or may get one yet: 0 lets poll and select pass at once.
-extern MN_HIDDEN uint32_t mn_watched_count;
 /// The process's state, owned by the Swift half.
 extern MN_HIDDEN void *mn_process;
 
@@ -132,18 +143,20 @@ enum { MN_RECEIVE_ASK = 0, MN_RECEIVE_KERNEL = 1, MN_RECEIVE_LOOK = 2, MN_RECEIV
 
 enum { MN_KERNEL_FLOWS = 8, MN_KERNEL_ALWAYS = 0x10000 };
 
+enum { MN_KIND_FREE = 0, MN_KIND_SOCKET = 1, MN_KIND_EPOLL = 2 };
 /// Heads a table entry. The Swift half writes verdicts into it, by which the trampolines pass calls of the kernel's on.
 struct mn_head {
-  uint32_t kind;
+  uint32_t kind; /* MN_KIND_; memory of the one never becomes the other's */
+  /// The last datagram went to a ring, and where the next one goes may be known (`Socket.plan`).
+  uint32_t quick;
   uint32_t receive; /* ASK as well where the entry is no socket (any more): the rest has no meaning then */
+  /// MN_KERNEL_ALWAYS | generation: no rule of that generation can lead any datagram of this socket to Machnet. (Looked at together
+  /// with `receive`.)
+  uint32_t kernel_always;
   const struct mn_look *look;
   /// The last datagram came by the shadow.
   uint32_t by_shadow;
-  /// MN_KERNEL_ALWAYS | generation: no rule of that generation can lead any datagram of this socket to Machnet.
-  uint32_t kernel_always;
   uint32_t family;
-  /// The last datagram went to a ring, and where the next one goes may be known (`Socket.plan`).
-  uint32_t quick;
   uint32_t turn; /* the look in use */
   /// Flows that the rules leave to the kernel. A word is mn_flow_key() of destination and generation, so that a verdict
   /// is one atomic word and ends by itself when the rules change.
@@ -153,39 +166,34 @@ struct mn_head {
 
 /// The high 16 bits of what is registered with the kernel's epolls for us: no address, and no descriptor.
 enum { MN_EPOLL_TAG = 0x4d4e };
-/// What an epoll's entry begins with.
+/// What an epoll's entry begins with: `quick` and `receive` lie where a socket has them, and say that its trampolines may do nothing.
 struct mn_epoll {
   uint32_t kind;
-  uint32_t alone;
+  uint32_t quick;
+  uint32_t receive;
   uint32_t tagged; /* 0: no event of ours was ever registered here, and all that it tells is the kernel's */
   uint32_t waiters, waiter, descriptors; /* see Epoll */
   uint32_t idle; /* calls that need not look before they sleep, since the last look was in vain */
 };
-/// The same of all epolls. (Set at a fork as well: the other process may register its own in those that both have.)
-extern MN_HIDDEN uint32_t mn_tagged;
 static inline void mn_epoll_tag(void *epoll) {
-  __atomic_store_n(&mn_tagged, 1, __ATOMIC_RELAXED);
+  __atomic_store_n(&mn_at_hand.tagged, 1, __ATOMIC_RELAXED);
   __atomic_store_n(&((struct mn_epoll *)epoll)->tagged, 1, __ATOMIC_RELAXED);
 }
 
-/// The rules that verdicts were made by: the directory's generation, moved so that two directories never share a value.
-extern MN_HIDDEN const uint32_t *mn_rules_word;
-extern MN_HIDDEN uint32_t mn_rules_shift;
-
 /// The low 16 bits: a verdict that outlives 65,536 reloads unasked is not to be had.
 static inline uint16_t mn_rules_now(void) {
-  const uint32_t *word = __atomic_load_n(&mn_rules_word, __ATOMIC_ACQUIRE);
-  return (uint16_t)(__atomic_load_n(word, __ATOMIC_ACQUIRE) + MN_PEEK(mn_rules_shift));
+  const uint32_t *word = __atomic_load_n(&mn_at_hand.rules_word, __ATOMIC_ACQUIRE);
+  return (uint16_t)(__atomic_load_n(word, __ATOMIC_ACQUIRE) + MN_PEEK(mn_at_hand.rules_shift));
 }
 /// A new directory is in use.
 static inline void mn_rules_follow(const void *word) {
   uint32_t last = mn_rules_now();
-  __atomic_store_n(&mn_rules_shift, last + 1 - __atomic_load_n((const uint32_t *)word, __ATOMIC_RELAXED), __ATOMIC_RELAXED);
-  __atomic_store_n(&mn_rules_word, (const uint32_t *)word, __ATOMIC_RELEASE);
+  __atomic_store_n(&mn_at_hand.rules_shift, last + 1 - __atomic_load_n((const uint32_t *)word, __ATOMIC_RELAXED), __ATOMIC_RELAXED);
+  __atomic_store_n(&mn_at_hand.rules_word, (const uint32_t *)word, __ATOMIC_RELEASE);
 }
 /// A generation of the directory in use, as `mn_rules_now` gives it.
 static inline uint16_t mn_rules_as_now(uint32_t generation) {
-  return (uint16_t)(generation + __atomic_load_n(&mn_rules_shift, __ATOMIC_RELAXED));
+  return (uint16_t)(generation + __atomic_load_n(&mn_at_hand.rules_shift, __ATOMIC_RELAXED));
 }
 
 /// Family, port and IPv4 address (both in network byte order, as in a sockaddr_in), with the generation on the family.
@@ -214,7 +222,7 @@ static inline void mn_head_start(void *start, uint32_t family) {
   __atomic_store_n(&head->by_shadow, 1, __ATOMIC_RELAXED);
   __atomic_store_n(&head->quick, 0, __ATOMIC_RELAXED);
   for (int i = 0; i < MN_KERNEL_FLOWS; i++) __atomic_store_n(&head->kernel_flows[i], 0, __ATOMIC_RELAXED);
-  __atomic_store_n(&head->kind, 1, __ATOMIC_RELAXED);
+  __atomic_store_n(&head->kind, MN_KIND_SOCKET, __ATOMIC_RELAXED);
 }
 
 /// Port and address in host byte order. The port is not 0, so that no key of an empty place ever matches.
@@ -251,20 +259,17 @@ static inline void *mn_no_ring(void) { return &mn_empty_ring; }
 static inline void *mn_process_get(void) { return __atomic_load_n(&mn_process, __ATOMIC_ACQUIRE); }
 static inline void mn_process_set(void *process) { __atomic_store_n(&mn_process, process, __ATOMIC_RELEASE); }
 /// Acquire: who finds a length finds the table.
-static inline uint32_t mn_table_size(void) { return __atomic_load_n(&mn_table_length, __ATOMIC_ACQUIRE); }
-static inline void *mn_table_get(int32_t fd) {
-  return (uint32_t)fd < mn_table_size() ? __atomic_load_n(&mn_table[fd], __ATOMIC_ACQUIRE) : NULL;
-}
+static inline uint32_t mn_table_size(void) { return __atomic_load_n(&mn_at_hand.table_length, __ATOMIC_ACQUIRE); }
+/// - Returns: NULL: nothing of ours, the kernel's business alone.
+void *mn_table_get(int32_t fd);
 static inline bool mn_table_is_internal(int32_t fd) { return mn_table_get(fd) == MN_TABLE_INTERNAL; }
 /// - Returns: false when the table does not reach so far.
 bool mn_table_set(int32_t fd, void *entry);
 static inline void mn_table_set_internal(int32_t fd) { mn_table_set(fd, MN_TABLE_INTERNAL); }
 static inline uint32_t mn_table_used(void) { return __atomic_load_n(&mn_table_end, __ATOMIC_ACQUIRE); }
-static inline void mn_table_open(void **table, uint32_t length) {
-  mn_table = table;
-  __atomic_store_n(&mn_table_length, length, __ATOMIC_RELEASE);
-}
-static inline void mn_watched_add(int32_t change) { __atomic_fetch_add(&mn_watched_count, (uint32_t)change, __ATOMIC_RELAXED); }
+/// `table`: zeros, for `length` descriptors.
+void mn_table_open(void **table, uint32_t length);
+static inline void mn_watched_add(int32_t change) { __atomic_fetch_add(&mn_at_hand.watched_count, (uint32_t)change, __ATOMIC_RELAXED); }
 
 // Words of an endpoint that only applications write: any thread, and any process that shares it. (The quick path reads the eight
 // bytes from peer_port on in one.)
