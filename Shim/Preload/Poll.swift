@@ -18,6 +18,9 @@ private struct PollWait {
   var ready: Int32 = 0
   /// Offloaded sockets whose rings have something that was asked for.
   var input = 0
+  /// Offloaded sockets whose room is asked for, and those of them whose eventfd does not tell of it (`Wait.isDeafToRoom`).
+  var rooms = 0
+  var deaf = 0
 
   @inline(never)
   private func anySocket(_ index: Int) -> SocketPointer? {
@@ -44,6 +47,8 @@ private struct PollWait {
     undecided = 0
     ready = 0
     input = 0
+    rooms = 0
+    deaf = 0
     kernels = 0
     old = 0
     for index in 0..<count {
@@ -51,13 +56,17 @@ private struct PollWait {
       if let socket = unsafe socket(index) {
         offloaded += 1
         let wanted = unsafe Int(entries[index].events)
-        if wanted & (MN_POLLIN | MN_POLLRDNORM) != 0, unsafe Socket.hasInput(socket) {
-          returned |= wanted & (MN_POLLIN | MN_POLLRDNORM)
+        if wanted & inputBits != 0, unsafe Socket.hasInput(socket) {
+          returned |= wanted & inputBits
         }
         if returned != 0 { input += 1 }
         // What a shutdown means (POLLRDHUP, POLLHUP) is the shadow's to tell.
         if unsafe socket.pointee.engineLost || Socket.flags(socket) & UInt32(MN_SOCKET_SHUTDOWN_READ | MN_SOCKET_SHUTDOWN_WRITE) != 0 { kernels += 1 }
-        if wanted & outputBits != 0, unsafe Socket.hasRoom(socket) { returned |= wanted & outputBits }
+        if wanted & outputBits != 0 {
+          rooms += 1
+          if wanted & inputBits == 0, unsafe Wait.isDeafToRoom(socket) { deaf += 1 }
+          if unsafe Socket.hasRoom(socket) { returned |= wanted & outputBits }
+        }
         if unsafe mn_load_relaxed_u32(Socket.word(socket, Int(MN_OFFSET_ENDPOINT_ERROR))) != 0 { returned |= MN_POLLERR }
       } else if kick(index) != nil {
         undecided += 1
@@ -65,7 +74,7 @@ private struct PollWait {
         kernels += 1
         // A socket that has left Machnet, and has not read its rings to the end.
         if let socket = unsafe anySocket(index), unsafe socket.pointee.hasOldInput && Socket.hasInput(socket) {
-          returned = unsafe Int(entries[index].events) & (MN_POLLIN | MN_POLLRDNORM)
+          returned = unsafe Int(entries[index].events) & inputBits
           old += 1
         }
       }
@@ -112,9 +121,10 @@ private struct PollWait {
       if extra == count + offloaded + undecided { continue }
       // Room is the TX ring's to tell.
       unsafe all[index].events &= ~Int16(outputBits)
-      let wanted = unsafe entries[index].events
-      let sleeps = left != 0 && wanted & Int16(MN_POLLIN | MN_POLLRDNORM | outputBits) != 0
-      unsafe all[extra] = mn_pollfd(descriptor: sleeps ? socket.pointee.event : -1, events: Int16(MN_POLLIN), returned: 0)
+      let wanted = unsafe Int(entries[index].events)
+      let isTold = unsafe wanted & inputBits != 0 || (wanted & outputBits != 0 && !Wait.isDeafToRoom(socket))
+      let event = unsafe left != 0 && isTold ? socket.pointee.event : -1
+      unsafe all[extra] = mn_pollfd(descriptor: event, events: Int16(MN_POLLIN), returned: 0)
       extra += 1
     }
     unsafe all[extra] = mn_pollfd(descriptor: left != 0 ? Process.connection(process) : -1, events: 0, returned: 0)
@@ -138,7 +148,7 @@ private struct PollWait {
     for index in 0..<count {
       guard let socket = unsafe socket(index) else { continue }
       let wanted = unsafe Int(entries[index].events)
-      if wanted & (MN_POLLIN | MN_POLLRDNORM) != 0, unsafe !Wait.arm(socket, true) { safe = false }
+      if wanted & inputBits != 0, unsafe !Wait.arm(socket, true) { safe = false }
       if wanted & outputBits != 0, unsafe !Wait.arm(socket, false) { safe = false }
     }
     return safe
@@ -203,7 +213,8 @@ private struct PollWait {
         look()
         if ready > 0 { left = 0 }
       }
-      let result = unsafe withUnsafePointer(to: &signals.mask) { unsafe askKernel(process, Loss.limit(left), programMask ?? $0) }
+      let asleep = Loss.limit(rooms > 0 ? Wait.roomLimit(left, deaf > 0) : left)
+      let result = unsafe withUnsafePointer(to: &signals.mask) { unsafe askKernel(process, asleep, programMask ?? $0) }
       if ready > 0 { return ready }
       if result < 0 { return finish(result) }
       Loss.reattach()
@@ -232,6 +243,9 @@ private struct PollWait {
     return ready
   }
 }
+
+/// What a datagram in the RX rings means to poll(2).
+private var inputBits: Int { MN_POLLIN | MN_POLLRDNORM }
 
 /// What room in the TX ring means to poll(2).
 private var outputBits: Int { MN_POLLOUT | MN_POLLWRNORM | MN_POLLWRBAND }

@@ -23,8 +23,17 @@ enum Waited {
 /// between (ppoll with the program's own mask).
 enum Wait {
   private static let neverDeadline = UInt64.max
-  /// How long a waiter for room sleeps at most, ns.
-  private static let roomLook: Int64 = 2_000_000
+  /// Whether the eventfd is readable on account of input, which would end each sleep of those who wait for room alone.
+  static func isDeafToRoom(_ socket: SocketPointer) -> Bool {
+    unsafe mn_load_relaxed_u32(Socket.word(socket, Int(MN_OFFSET_ENDPOINT_RX_WAIT))) == UInt32(MN_WAIT_SIGNALLED)
+  }
+
+  /// The longest that a call may sleep that waits for room, ns: another thread's wait for input may swallow the signal for it; and who is
+  /// deaf to it looks often.
+  static func roomLimit(_ left: Int64, _ isDeaf: Bool) -> Int64 {
+    let look: Int64 = isDeaf ? 100_000 : 2_000_000
+    return left < 0 ? look : min(left, look)
+  }
 
   /// Waits until a receive on the socket would not find it empty.
   ///
@@ -186,8 +195,7 @@ enum Wait {
         left = Int64(deadline - now)
       }
       left = Loss.limit(left)
-      // Another thread's wait for input may swallow the signal for room: never asleep for long without a look.
-      if !forInput { left = left < 0 ? roomLook : min(left, roomLook) }
+      if !forInput { left = unsafe roomLimit(left, isDeafToRoom(socket)) }
       if let endpoint = unsafe socket.pointee.endpoint { unsafe mn_endpoint_count_wakeup(endpoint) }
       if let outcome = unsafe kernelLook(socket, process, number, fd, left, &mask, forInput, timeout) { return outcome }
       if unsafe isReady(socket, forInput) { return .ready }
@@ -209,7 +217,9 @@ enum Wait {
     entries[0] = mn_pollfd(descriptor: forInput ? fd : -1, events: Int16(MN_POLLIN | MN_POLLRDHUP), returned: 0)
     entries[1] = unsafe mn_pollfd(descriptor: Process.connection(process), events: 0, returned: 0)
     let handled = Handled()
-    if left != 0 { entries[2] = unsafe mn_pollfd(descriptor: socket.pointee.event, events: Int16(MN_POLLIN), returned: 0) }
+    if unsafe left != 0 && (forInput || !isDeafToRoom(socket)) {
+      entries[2] = unsafe mn_pollfd(descriptor: socket.pointee.event, events: Int16(MN_POLLIN), returned: 0)
+    }
     let result = unsafe withUnsafeMutableBytes(of: &entries) { bytes -> Int32 in
       let entries = unsafe bytes.baseAddress!.assumingMemoryBound(to: mn_pollfd.self)
       if left == 0 {
@@ -249,9 +259,9 @@ enum Wait {
 
   /// Makes the engine signal the eventfd at the next arrival (or when room appears).
   ///
-  /// For input, the eventfd is emptied before the word says ARMED: while it says SIGNALLED the engine writes nothing.
-  /// Whoever empties it while there is input signals again, for the other threads that may sleep on it. A waiter for
-  /// room leaves the eventfd as it is, because it may stand for input.
+  /// For input, the eventfd is emptied before the word says ARMED: while it says SIGNALLED the engine writes nothing. It is emptied of
+  /// the signal for room as well, which would end each sleep. Whoever empties it while there is input signals again, for the other
+  /// threads that may sleep on it. A waiter for room leaves the eventfd as it is, because it may stand for input.
   ///
   /// - Returns: true when it is safe to sleep: armed, and nothing there yet.
   @inline(never)
@@ -259,7 +269,10 @@ enum Wait {
     let word = unsafe Socket.word(socket, Int(forInput ? MN_OFFSET_ENDPOINT_RX_WAIT : MN_OFFSET_ENDPOINT_TX_WAIT))
     if unsafe isReady(socket, forInput) { return false }
     var consumed = false
-    let state = unsafe forInput && socket.pointee.isLoud ? UInt32(MN_WAIT_SIGNALLED) : mn_load_relaxed_u32(word)
+    var state = unsafe forInput && socket.pointee.isLoud ? UInt32(MN_WAIT_SIGNALLED) : mn_load_relaxed_u32(word)
+    if forInput, unsafe mn_load_relaxed_u32(Socket.word(socket, Int(MN_OFFSET_ENDPOINT_TX_WAIT))) == UInt32(MN_WAIT_SIGNALLED) {
+      state = UInt32(MN_WAIT_SIGNALLED)
+    }
     if forInput && state == UInt32(MN_WAIT_SIGNALLED) {
       unsafe socket.pointee.isLoud = false
       consumed = unsafe drain(socket)

@@ -1336,7 +1336,7 @@ SMALL int epoll_held(struct mn_epoll *epoll, int epfd, struct epoll_event *event
   __atomic_store_n(&epoll->waiter, mn_thread_id(), __ATOMIC_RELAXED);
   __atomic_fetch_add(&epoll->waiters, 1, __ATOMIC_SEQ_CST);
   __atomic_thread_fence(__ATOMIC_SEQ_CST); // (Pairs with what takes the entry away, and then looks whether anybody waits.)
-  bool is_same = lookup(epfd) == epoll;
+  bool is_same = mn_table_get(epfd) == epoll;
   if (is_same && mn_handled_now().all != begun.all) errno = EINTR;
   else if (is_same) {
     pthread_cleanup_push(mn_hook_epoll_cancelled, epoll);

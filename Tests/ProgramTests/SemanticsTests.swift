@@ -23,5 +23,14 @@ extension OneAtATime {
       }
       #expect(kernel.count == shim.count)
     }
+
+    @Test("a wait for room sleeps beside unread input, and hears of room beside another thread's wait for input")
+    func room() throws {
+      try withBench(.local) { bench in
+        let program = try compiledProgram("room", ["-pthread"])
+        let result = try bench.client(program, "\(bench.clientDaemon!.program.pid)").wait(seconds: 60)
+        #expect(result.output == "no room: 0\nslept beside unread input: yes\nroom that nobody told of: 0\n", "\(result.errors)")
+      }
+    }
   }
 }
