@@ -858,14 +858,14 @@ INLINE ssize_t receive(struct mn_head *head, int fd, void *data, size_t size, in
                                         : shadow_recvfrom(fd, data, size, flags, address, length);
 }
 EXPORT ssize_t recvfrom(int fd, void *data, size_t size, int flags, struct sockaddr *address, socklen_t *length) {
-  if (UNLIKELY(!real(recvfrom))) return mn_slow_recvfrom(fd, data, size, flags, address, length);
-  void *head = entry_of(fd);
-  return LIKELY(!head) ? real(recvfrom)(fd, data, size, flags, address, length) : receive(head, fd, data, size, flags, address, length);
+  void *head = lookup(fd);
+  if (UNLIKELY((uintptr_t)head > 1)) return receive(head, fd, data, size, flags, address, length);
+  return LIKELY(real(recvfrom)) ? real(recvfrom)(fd, data, size, flags, address, length) : mn_slow_recvfrom(fd, data, size, flags, address, length);
 }
 EXPORT ssize_t recv(int fd, void *data, size_t size, int flags) {
-  if (UNLIKELY(!real(recv))) return mn_slow_recvfrom(fd, data, size, flags, NULL, NULL);
-  void *head = entry_of(fd);
-  return LIKELY(!head) ? real(recv)(fd, data, size, flags) : receive(head, fd, data, size, flags, NULL, NULL);
+  void *head = lookup(fd);
+  if (UNLIKELY((uintptr_t)head > 1)) return receive(head, fd, data, size, flags, NULL, NULL);
+  return LIKELY(real(recv)) ? real(recv)(fd, data, size, flags) : mn_slow_recvfrom(fd, data, size, flags, NULL, NULL);
 }
 
 SLOW ssize_t slow_recvmsg(int fd, struct msghdr *message, int flags) {
