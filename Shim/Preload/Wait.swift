@@ -260,7 +260,8 @@ enum Wait {
   /// Makes the engine signal the eventfd at the next arrival (or when room appears).
   ///
   /// For input, the eventfd is emptied before the word says ARMED: while it says SIGNALLED the engine writes nothing. It is emptied of
-  /// the signal for room as well, which would end each sleep. Whoever empties it while there is input signals again, for the other
+  /// the signal for room as well, which would end each sleep; not where another process has a part in the socket, whose epolls could not
+  /// be told. Whoever empties it while there is input signals again, for the other
   /// threads that may sleep on it. A waiter for room leaves the eventfd as it is, because it may stand for input.
   ///
   /// - Returns: true when it is safe to sleep: armed, and nothing there yet.
@@ -270,7 +271,9 @@ enum Wait {
     if unsafe isReady(socket, forInput) { return false }
     var consumed = false
     var state = unsafe forInput && socket.pointee.isLoud ? UInt32(MN_WAIT_SIGNALLED) : mn_load_relaxed_u32(word)
-    if forInput, unsafe mn_load_relaxed_u32(Socket.word(socket, Int(MN_OFFSET_ENDPOINT_TX_WAIT))) == UInt32(MN_WAIT_SIGNALLED) {
+    if forInput, unsafe mn_load_relaxed_u32(Socket.word(socket, Int(MN_OFFSET_ENDPOINT_TX_WAIT))) == UInt32(MN_WAIT_SIGNALLED),
+      unsafe mn_load_relaxed_u32(Socket.word(socket, Int(MN_OFFSET_ENDPOINT_REFERENCES))) == 1
+    {
       state = UInt32(MN_WAIT_SIGNALLED)
     }
     if forInput && state == UInt32(MN_WAIT_SIGNALLED) {
