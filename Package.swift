@@ -39,6 +39,7 @@ let embedded: [SwiftSetting] =
     .unsafeFlags(["-Xfrontend", "-disable-incremental-llvm-codegen"]),
     // (Functions of C headers would bring frame tables to whole files; Swift's own have none.)
     .unsafeFlags(["-Xcc", "-fno-asynchronous-unwind-tables"]),
+    .unsafeFlags(["-Xcc", "-Xclang", "-Xcc", "-mframe-pointer=none"]),
     .define("MACHNET_EMBEDDED"),
   ]
 let cStrict: [CSetting] = [

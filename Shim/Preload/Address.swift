@@ -64,6 +64,12 @@ extension Name {
     if domain == Int32(MN_AF_INET) {
       image.0 = UInt64(MN_AF_INET) | word | UInt64(self.address.bigEndian) << 32
       size = 16
+      if unsafe length.pointee >= size {
+        unsafe address.storeBytes(of: image.0, as: UInt64.self)
+        unsafe address.storeBytes(of: 0, toByteOffset: 8, as: UInt64.self)
+        unsafe length.pointee = size
+        return
+      }
     } else {
       image.0 = UInt64(MN_AF_INET6) | word
       image.2 = UInt64(UInt32(0xffff).bigEndian) | UInt64(self.address.bigEndian) << 32

@@ -18,9 +18,6 @@ private struct PollWait {
   var ready: Int32 = 0
   /// Offloaded sockets whose rings have something that was asked for.
   var input = 0
-  /// Offloaded sockets whose room is asked for, and those of them whose eventfd does not tell of it (`Wait.isDeafToRoom`).
-  var rooms = 0
-  var deaf = 0
 
   @inline(never)
   private func anySocket(_ index: Int) -> SocketPointer? {
@@ -47,8 +44,6 @@ private struct PollWait {
     undecided = 0
     ready = 0
     input = 0
-    rooms = 0
-    deaf = 0
     kernels = 0
     old = 0
     for index in 0..<count {
@@ -62,11 +57,7 @@ private struct PollWait {
         if returned != 0 { input += 1 }
         // What a shutdown means (POLLRDHUP, POLLHUP) is the shadow's to tell.
         if unsafe socket.pointee.engineLost || Socket.flags(socket) & UInt32(MN_SOCKET_SHUTDOWN_READ | MN_SOCKET_SHUTDOWN_WRITE) != 0 { kernels += 1 }
-        if wanted & outputBits != 0 {
-          rooms += 1
-          if wanted & inputBits == 0, unsafe Wait.isDeafToRoom(socket) { deaf += 1 }
-          if unsafe Socket.hasRoom(socket) { returned |= wanted & outputBits }
-        }
+        if wanted & outputBits != 0, unsafe Socket.hasRoom(socket) { returned |= wanted & outputBits }
         if unsafe mn_load_relaxed_u32(Socket.word(socket, Int(MN_OFFSET_ENDPOINT_ERROR))) != 0 { returned |= MN_POLLERR }
       } else if kick(index) != nil {
         undecided += 1
@@ -86,7 +77,7 @@ private struct PollWait {
   /// Asks the kernel about the whole set, the sockets' eventfds behind it, and the daemon's connection last; joins its
   /// answer to what the rings have said.
   ///
-  /// - Parameter left: 0: only a look; negative: for ever; else ns.
+  /// - Parameter left: 0: only a look; negative: for ever; else ns. It may sleep for less (`Wait.roomLimit`).
   /// - Returns: a negative errno value, or 0 with `ready` brought up to date.
   mutating func askKernel(_ process: ProcessPointer, _ left: Int64, _ mask: UnsafePointer<UInt64>?) -> Int32 {
     let total = count + offloaded + undecided + 1
@@ -107,6 +98,7 @@ private struct PollWait {
     _ all: UnsafeMutablePointer<mn_pollfd>, _ process: ProcessPointer, _ left: Int64, _ mask: UnsafePointer<UInt64>?
   ) -> Int32 {
     var extra = count
+    var left = left
     for index in 0..<count {
       unsafe all[index] = entries[index]
       unsafe all[index].returned = 0
@@ -122,7 +114,9 @@ private struct PollWait {
       // Room is the TX ring's to tell.
       unsafe all[index].events &= ~Int16(outputBits)
       let wanted = unsafe Int(entries[index].events)
-      let isTold = unsafe wanted & inputBits != 0 || (wanted & outputBits != 0 && !Wait.isDeafToRoom(socket))
+      let isDeaf = unsafe wanted & inputBits == 0 && Wait.isDeafToRoom(socket)
+      if wanted & outputBits != 0 { left = Wait.roomLimit(left, isDeaf) }
+      let isTold = wanted & (inputBits | outputBits) != 0 && !isDeaf
       let event = unsafe left != 0 && isTold ? socket.pointee.event : -1
       unsafe all[extra] = mn_pollfd(descriptor: event, events: Int16(MN_POLLIN), returned: 0)
       extra += 1
@@ -213,7 +207,7 @@ private struct PollWait {
         look()
         if ready > 0 { left = 0 }
       }
-      let asleep = Loss.limit(rooms > 0 ? Wait.roomLimit(left, deaf > 0) : left)
+      let asleep = Loss.limit(left)
       let result = unsafe withUnsafePointer(to: &signals.mask) { unsafe askKernel(process, asleep, programMask ?? $0) }
       if ready > 0 { return ready }
       if result < 0 { return finish(result) }

@@ -143,24 +143,24 @@ extension Socket {
     if unsafe engine >= socket.pointee.readerCount { engine = 0 }
     guard unsafe mn_compare_exchange_u32(block + Int(MN_OFFSET_ENDPOINT_RX_LOCK), 0, mn_thread_id()) else { return -1 }
     let reader = unsafe socket.pointee.readers + engine
-    // (Another thread may have shown the socket to a new daemon meanwhile: the lock is the old one's.)
-    guard unsafe socket.pointee.endpoint == endpoint, let (record, next) = unsafe reader.pointee.peekAhead() else {
+    // (Another thread may have shown the socket to a new daemon meanwhile: the lock is the old one's. What has to be cut takes the
+    // long way, where recvmsg learns of it.)
+    guard unsafe socket.pointee.endpoint == endpoint, let (record, next) = unsafe reader.pointee.peekAhead(), record.length <= size else {
       unsafe Lock.release(block + Int(MN_OFFSET_ENDPOINT_RX_LOCK))
       return -1
     }
-    let taken = min(size, record.length)
-    unsafe mn_copy(data, record.payload, taken)
+    unsafe socket.pointee.turn = turn
+    unsafe socket.pointee.firstReader = engine &+ 1
     let header = unsafe record.header
     unsafe socket.pointee.stamp = header.pointee.timestamp
+    unsafe mn_copy(data, record.payload, record.length)
     if unsafe header.pointee.flags & UInt16(MN_RECORD_CHARGED) != 0 {
       unsafe reader.pointee.take(charge: mn_charge(UInt32(truncatingIfNeeded: record.length)))
     }
     if unsafe address != nil { unsafe storeSender(socket, record, address, length) }
     unsafe reader.pointee.publishAhead(next)
     unsafe Lock.release(block + Int(MN_OFFSET_ENDPOINT_RX_LOCK))
-    unsafe socket.pointee.turn = turn
-    unsafe socket.pointee.firstReader = engine &+ 1
-    return taken
+    return record.length
   }
 
   @inline(never)
@@ -176,6 +176,8 @@ extension Socket {
 /// Beside a descriptor that is received from: it has been waited for once. In place of one that is sent to: the call has no other way
 /// here, and says Int.min.
 let quickOnly: UInt64 = 1 << 63
+/// In place of a descriptor that is received from: the call has no other way here, and says -1.
+let quickAlone: UInt64 = 0xffff_ffff << 32
 
 /// sendto(2) on a socket whose last datagram went to a ring.
 ///
@@ -208,12 +210,13 @@ public func quickReceiveFrom(
   return taken >= 0 ? taken : unsafe receiveLater(entry, data, size, call, address, length)
 }
 
-/// The short way has found nothing, for the first time or (`quickOnly`) for the second.
+/// The short way has found nothing (that it can deliver), for the first time or (`quickOnly`) for the second.
 @inline(never)
 private func receiveLater(
   _ entry: UnsafeMutableRawPointer, _ data: UnsafeMutableRawPointer, _ size: Int, _ call: UInt64, _ address: UnsafeMutableRawPointer?,
   _ length: UnsafeMutablePointer<UInt32>?
 ) -> Int {
+  if call >= quickAlone { return -1 }
   let flags = Int32(truncatingIfNeeded: call)
   let number = Int32(truncatingIfNeeded: call >> 32) & Int32.max
   guard unsafe call & quickOnly == 0 && Wait.once(entry.assumingMemoryBound(to: Socket.self), number, flags) else {

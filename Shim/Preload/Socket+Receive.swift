@@ -271,6 +271,18 @@ extension Socket {
     return call.flags & Int32(MN_MSG_TRUNC) != 0 ? record.length : record.length - left
   }
 
+  /// Whether the last datagram came by a ring, and is delivered without control messages. (Epolls have no rings.)
+  @inline(__always)
+  static func deliversPlainly(_ entry: UnsafeMutableRawPointer) -> Bool {
+    let described =
+      MN_SOCKET_TIMESTAMP | MN_SOCKET_TIMESTAMPNS | MN_SOCKET_TIMESTAMPING | MN_SOCKET_RXQ_OVFL | MN_SOCKET_GRO
+      | MN_SOCKET_RECVPKTINFO6 | MN_SOCKET_PKTINFO | MN_SOCKET_RECVTTL | MN_SOCKET_RECVTOS
+    guard unsafe mn_head_receive(entry) == UInt32(MN_RECEIVE_LOOK) && !mn_head_by_shadow(entry),
+      let endpoint = unsafe entry.assumingMemoryBound(to: Socket.self).pointee.endpoint
+    else { return false }
+    return unsafe mn_load_relaxed_u32(UnsafeMutableRawPointer(endpoint) + Int(MN_OFFSET_ENDPOINT_FLAGS)) & UInt32(described) == 0
+  }
+
   /// msg_flags and control messages, in the kernel's order (socket level first, then IPv6, then IP).
   ///
   /// - Parameter asked: the call's flags; the kernel shows MSG_CMSG_CLOEXEC back.
@@ -393,11 +405,34 @@ extension ReceiveCall {
   }
 }
 
+/// One message of recvmsg or recvmmsg. One buffer without control messages is what recvfrom fills, and takes its short way.
+@inline(never)
+private func receive(
+  _ entry: UnsafeMutableRawPointer, _ fd: Int32, _ message: UnsafeMutablePointer<mn_msghdr>, _ flags: Int32, mayWait: Bool = true
+) -> Int {
+  if unsafe message.pointee.vector_count == 1 && Socket.deliversPlainly(entry), let vector = unsafe message.pointee.vectors,
+    let data = unsafe vector.pointee.base
+  {
+    let taken = unsafe withUnsafeMutablePointer(to: &message.pointee.name_length) {
+      unsafe quickReceiveFrom(
+        entry, data, vector.pointee.length, quickAlone | UInt64(UInt32(bitPattern: flags)), message.pointee.name, $0)
+    }
+    if taken >= 0 {
+      unsafe message.pointee.control_length = 0
+      unsafe message.pointee.flags = 0
+      return taken
+    }
+  }
+  guard let socket = unsafe Socket.from(entry), let call = unsafe ReceiveCall(fd, message, flags),
+    unsafe socket.pointee.endpoint != nil || mayWait
+  else { return unsafe Int(mn_real_recvmsg(fd, message, mayWait ? flags : flags | Int32(MN_MSG_DONTWAIT))) }
+  return unsafe Socket.receive(socket, call, mayWait: mayWait)
+}
+
 @c(mn_hook_recvmsg)
 public func recvmsg(_ entry: UnsafeMutableRawPointer, _ fd: Int32, _ message: UnsafeMutablePointer<mn_msghdr>?, _ flags: Int32) -> Int {
-  guard let socket = unsafe Socket.from(entry), let message = unsafe message, let call = unsafe ReceiveCall(fd, message, flags)
-  else { return unsafe Int(mn_real_recvmsg(fd, message, flags)) }
-  return unsafe Socket.receive(socket, call)
+  guard let message = unsafe message else { return Int(mn_real_recvmsg(fd, nil, flags)) }
+  return unsafe receive(entry, fd, message, flags)
 }
 
 /// recvmmsg(2): waits for the first datagram as the socket says, for the later ones unless MSG_WAITFORONE; the timeout
@@ -428,14 +463,8 @@ public func recvmmsg(
     let message = unsafe messages + Int(received)
     let mayWait = received == 0 || flags & Int32(MN_MSG_WAITFORONE) == 0
     let callFlags = flags & ~Int32(MN_MSG_WAITFORONE)
-    let result = unsafe withUnsafeMutablePointer(to: &message.pointee.header) { header -> Int in
-      guard let socket = unsafe Socket.from(entry), let call = unsafe ReceiveCall(fd, header, callFlags) else {
-        return unsafe Int(mn_real_recvmsg(fd, header, mayWait ? callFlags : callFlags | Int32(MN_MSG_DONTWAIT)))
-      }
-      if unsafe socket.pointee.endpoint == nil && !mayWait {
-        return unsafe Int(mn_real_recvmsg(fd, header, callFlags | Int32(MN_MSG_DONTWAIT)))
-      }
-      return unsafe Socket.receive(socket, call, mayWait: mayWait)
+    let result = unsafe withUnsafeMutablePointer(to: &message.pointee.header) {
+      unsafe receive(entry, fd, $0, callFlags, mayWait: mayWait)
     }
     if result < 0 { break }
     unsafe message.pointee.length = UInt32(truncatingIfNeeded: result)

@@ -795,6 +795,7 @@ HOT ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
           ? is_kernels_always(head) || (message && kernel_takes_plainly(head, message->msg_name, message->msg_namelen) && !has_endpoint(head))
           : LIKELY(real(sendmsg)) && !may_carry_descriptors(message))
     return real(sendmsg)(fd, message, flags);
+  if ((uintptr_t)head > 1 && mn_head_quick(head)) return mn_hook_sendmsg((void *)head, fd, (const void *)message, flags);
   return slow_sendmsg(fd, message, flags);
 }
 
@@ -884,8 +885,9 @@ SLOW ssize_t slow_recvmsg(int fd, struct msghdr *message, int flags) {
 }
 EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
   if (UNLIKELY(!real(recvmsg))) return slow_recvmsg(fd, message, flags);
-  const struct mn_head *head = entry_of(fd);
+  struct mn_head *head = entry_of(fd);
   if (LIKELY(!head) ? !may_carry_descriptors(message) : receives_by_kernel(MN_PEEK(head->receive), flags)) return real(recvmsg)(fd, message, flags);
+  if (head && MN_PEEK(head->receive) == MN_RECEIVE_LOOK && !MN_PEEK(head->by_shadow)) return mn_hook_recvmsg(head, fd, (void *)message, flags);
   return slow_recvmsg(fd, message, flags);
 }
 
