@@ -37,8 +37,7 @@ let embedded: [SwiftSetting] =
     .unsafeFlags(["-Xfrontend", "-function-sections"]),
     // (No hash of each module in the library.)
     .unsafeFlags(["-Xfrontend", "-disable-incremental-llvm-codegen"]),
-    // (Functions of C headers would bring frame tables to whole files; Swift's own have none.)
-    .unsafeFlags(["-Xcc", "-fno-asynchronous-unwind-tables"]),
+    // (No frame pointers, as in the trampoline and in libc: a register more.)
     .unsafeFlags(["-Xcc", "-Xclang", "-Xcc", "-mframe-pointer=none"]),
     .define("MACHNET_EMBEDDED"),
   ]

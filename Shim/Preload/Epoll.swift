@@ -628,6 +628,7 @@ private struct EpollWait {
   /// - Returns: as epoll_pwait2(2).
   @inline(never)
   mutating func ask(_ timeout: Int64, _ mask: UnsafeRawPointer?, _ process: ProcessPointer) -> Int32 {
+    mn_has_unwind_tables()
     let reported = unsafe mn_epoll_sleep(epoll.pointee.hidden, events, capacity, timeout, mask, epoll)
     unsafe translate(reported, process)
     return reported

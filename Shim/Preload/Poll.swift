@@ -122,6 +122,7 @@ private struct PollWait {
       extra += 1
     }
     unsafe all[extra] = mn_pollfd(descriptor: left != 0 ? Process.connection(process) : -1, events: 0, returned: 0)
+    mn_has_unwind_tables()
     let result = unsafe Wait.sleep(all, UInt64(extra + 1), left, mask, holding: nil)
     if result < 0 { return result }
     if unsafe all[extra].returned != 0 { _ = unsafe Loss.check(process) }

@@ -114,6 +114,7 @@ extension Socket {
     var call = call
     var mask: UInt64 = 0
     defer { unsafe letGo(socket, mask) }
+    mn_has_unwind_tables()
     let isHeld = unsafe hold(socket, number, &mask)
     if handled.isChanged, let endpoint = unsafe socket.pointee.endpoint,
       let outcome = unsafe Wait.interrupted(socket, number, handled, restarts: mn_endpoint_receive_timeout(endpoint) == 0)

@@ -219,6 +219,7 @@ extension Socket {
           return fail(MN_EAGAIN)
         }
         if !held {
+          mn_has_unwind_tables()
           held = true
           if unsafe !hold(socket, number, &mask) { return fail(MN_EBADF) }
         }

@@ -243,6 +243,7 @@ enum Wait {
     _ entries: UnsafeMutablePointer<mn_pollfd>, _ count: UInt64, _ left: Int64, _ mask: UnsafePointer<UInt64>?,
     holding socket: SocketPointer?
   ) -> Int32 {
+    mn_has_unwind_tables()
     let saved = mn_get_errno()
     let result: Int32
     if left < 0 {

@@ -254,10 +254,11 @@ extension OneAtATime {
       try withBench(.kernel) { try $0.command(words) }.split(separator: "\n")
     }
 
-    @Test("the shim has at most 104 kB")
+    /// (25 kB of them are tables by which a debugger and pthread_cancel unwind its frames.)
+    @Test("the shim has at most 117 kB")
     func size() throws {
       let size = try FileManager.default.attributesOfItem(atPath: product("libmachnet-preload.so"))[.size] as? Int
-      #expect(try #require(size) <= 104_000)
+      #expect(try #require(size) <= 117_000)
     }
 
     @Test("the shim needs libc and nothing else")

@@ -111,6 +111,11 @@ extern MN_HIDDEN uint32_t mn_table_end;
 /// The process's state, owned by the Swift half.
 extern MN_HIDDEN void *mn_process;
 
+/// A thread that is cancelled while it sleeps unwinds its stack, and runs the destructors that the program has there: each frame needs a
+/// table. The compiler of Swift makes tables for all functions of a file, or for none, namely where the file has kept a function of C
+/// that is to have one. Every file calls this one whose functions may be on the stack of a thread that sleeps.
+static inline __attribute__((noinline)) void mn_has_unwind_tables(void) { __asm__ volatile(""); }
+
 /// The sockets that sent last (`Wait.letLand`), and the last of them.
 enum { MN_SENDERS = 4 };
 extern MN_HIDDEN void *mn_senders[MN_SENDERS], *mn_last_sender;

@@ -214,7 +214,12 @@ CASE(unnoticed, "a signal at any moment of a call that waits ends it: none runs 
 
 // ------------------------------------------------------------------------------------ cancellation
 
+/// As a destructor of C++: what runs it is the unwinding of the stack (this program is built with -fexceptions).
+static unsigned long cleaned_up;
+static void destroy(int *unused) { cleaned_up++; }
+
 static void *waits_once(void *unused) {
+  __attribute__((cleanup(destroy), unused)) int guard = 0;
   struct epoll_event event;
   struct pollfd entry = {waiter.fd, POLLIN, 0};
   fd_set set;
@@ -238,6 +243,7 @@ CASE(cancelled, "pthread_cancel at any moment of a call that waits ends its thre
     struct epoll_event event = {EPOLLIN, {0}};
     epoll_ctl(waiter.epoll, EPOLL_CTL_ADD, waiter.fd, &event);
     unsigned long cancelled = 0;
+    cleaned_up = 0;
     for (unsigned long round = 1; round <= 200; round++) {
       pthread_t thread;
       void *result = NULL;
@@ -249,12 +255,13 @@ CASE(cancelled, "pthread_cancel at any moment of a call that waits ends its thre
       pthread_join(thread, &result);
       cancelled += result == PTHREAD_CANCELED;
     }
-    say("  %s: %lu of 200 cancelled", names[kind], cancelled);
+    say("  %s: %lu of 200 cancelled, %lu cleaned up", names[kind], cancelled, cleaned_up);
     drop(waiter.fd), close(waiter.epoll);
   }
 }
 
 static void *looks_on(void *unused) {
+  __attribute__((cleanup(destroy), unused)) int guard = 0;
   struct epoll_event event;
   int type;
   pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
@@ -274,6 +281,7 @@ CASE(cancelled_without, "pthread_cancel of a thread that waits in an epoll, or l
   for (int step = 0; step < 4; step++) {
     if (step == 2) waiter.fd = udp("a");
     unsigned long cancelled = 0;
+    cleaned_up = 0;
     for (int i = 0; i < 50; i++) {
       pthread_t thread;
       void *result = NULL;
@@ -285,7 +293,7 @@ CASE(cancelled_without, "pthread_cancel of a thread that waits in an epoll, or l
       pthread_join(thread, &result);
       cancelled += result == PTHREAD_CANCELED;
     }
-    say("  %s, %s: %lu of 50 cancelled", step < 2 ? "before" : "after", step % 2 ? "looking" : "waiting", cancelled);
+    say("  %s, %s: %lu of 50 cancelled, %lu cleaned up", step < 2 ? "before" : "after", step % 2 ? "looking" : "waiting", cancelled, cleaned_up);
   }
   say("  another type than deferred: %lu", waiter.wrong);
   drop(waiter.fd), close(waiter.epoll);
