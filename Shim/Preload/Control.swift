@@ -79,7 +79,7 @@ enum Control {
     }
     let directory = unsafe Directory(unsafe: base)
     guard directory.isValid else {
-      unsafe mn_sys_unmap(base, Int(MN_DIRECTORY_SIZE))
+      unsafe mn_sys_unmap_shared(base, Int(MN_DIRECTORY_SIZE))
       unsafe mn_log(1, "the daemon speaks another version", 0, 0)
       unsafe lose(process)
       return false
@@ -273,7 +273,7 @@ enum Control {
       mn_channel_size(header.endpoint_capacity, header.engine_count, header.tx_capacity, header.rx_capacity)
         <= UInt64(size)
     else {
-      unsafe mn_sys_unmap(base, size)
+      unsafe mn_sys_unmap_shared(base, size)
       return nil
     }
     var channel = unsafe Channel(

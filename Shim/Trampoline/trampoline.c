@@ -9,6 +9,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/futex.h>
 #include <linux/sockios.h>
 #include <limits.h>
@@ -195,6 +196,7 @@ void mn_hook_fork_child(void);
   X(sysv_signal, sighandler_t, (int, sighandler_t))                                                               \
   X(sigset, sighandler_t, (int, sighandler_t))                                                                    \
   X(siginterrupt, int, (int, int))                                                                                \
+  X(mlockall, int, (int))                                                                                         \
   X(syscall, long, (long, ...))
 
 // ------------------------------------------------------------------------------------------------------ state
@@ -475,11 +477,88 @@ void *mn_sys_map(size_t size) {
   long result = RAW(SYS_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   return result < 0 && result > -4096 ? NULL : (void *)result;
 }
-void *mn_sys_map_shared(int32_t fd, size_t size, bool writable) {
-  long result = RAW(SYS_mmap, 0, size, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
-  return result < 0 && result > -4096 ? NULL : (void *)result;
+// What is shared with the daemon: hundreds of megabytes of addresses, with memory behind few of them. It is neither filled by mlockall, nor
+// counted in what the process may lock, nor part of a core dump.
+static struct shared_map {
+  uintptr_t base;
+  size_t size;
+} shared_maps[MN_CHANNELS_PER_PROCESS_MAX + 1];
+static bool locks_what_comes;
+
+#define EACH_MAP(map) for (struct shared_map *map = shared_maps; map < shared_maps + sizeof shared_maps / sizeof *shared_maps; map++)
+
+// (The caller holds the process's lock.)
+static __attribute__((minsize)) void note_map(uintptr_t from, uintptr_t to, size_t size) {
+  EACH_MAP(map) {
+    if (map->base != from) continue;
+    __atomic_store_n(&map->size, size, __ATOMIC_RELAXED);
+    __atomic_store_n(&map->base, to, __ATOMIC_RELEASE);
+    return;
+  }
+}
+__attribute__((minsize)) void *mn_sys_map_shared(int32_t fd, size_t size, bool writable) {
+  int access = writable ? PROT_READ | PROT_WRITE : PROT_READ;
+  // What comes locked is filled at once, unless it cannot be accessed.
+  bool is_locked = MN_PEEK(locks_what_comes);
+  long base = RAW(SYS_mmap, 0, size, is_locked ? PROT_NONE : access, MAP_SHARED | MAP_NORESERVE, fd, 0);
+  if (base < 0 && base > -4096) return NULL;
+  RAW(SYS_madvise, base, size, MADV_DONTDUMP, 0, 0, 0);
+  if (is_locked && (RAW(SYS_munlock, base, size, 0, 0, 0, 0) != 0 || RAW(SYS_mprotect, base, size, access, 0, 0, 0) != 0)) {
+    RAW(SYS_munmap, base, size, 0, 0, 0, 0);
+    return NULL;
+  }
+  note_map(0, (uintptr_t)base, size);
+  return (void *)base;
 }
 void mn_sys_unmap(void *base, size_t size) { RAW(SYS_munmap, base, size, 0, 0, 0, 0); }
+void mn_sys_unmap_shared(void *base, size_t size) {
+  note_map((uintptr_t)base, 0, 0);
+  mn_sys_unmap(base, size);
+}
+
+static bool is_shared_map(uintptr_t start, uintptr_t end) {
+  EACH_MAP(map) {
+    uintptr_t base = __atomic_load_n(&map->base, __ATOMIC_ACQUIRE);
+    if (base && start < base + MN_PEEK(map->size) && end > base) return true;
+  }
+  return false;
+}
+/// Goes through /proc/self/maps.
+///
+/// @param lock MCL_ONFAULT or 0: locks all that is the program's; -1: only counts.
+/// @return bytes that are the program's; 0: nobody knows.
+static __attribute__((minsize)) size_t lock_mappings(int lock) {
+  long fd = RAW(SYS_openat, AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC, 0, 0, 0);
+  if (fd < 0) return 0;
+  char text[512];
+  uintptr_t bounds[2] = {0, 0};
+  size_t total = 0;
+  int field = 0;
+  for (long n; (n = RAW(SYS_read, fd, text, sizeof text, 0, 0, 0)) > 0 || n == -EINTR;) {
+    for (long i = 0; i < n; i++) {
+      char c = text[i];
+      if (c == '\n') field = 0, bounds[0] = bounds[1] = 0;
+      if (field == 2 || c == '\n') continue;
+      if (c != '-' && c != ' ') {
+        bounds[field] = bounds[field] << 4 | (uintptr_t)(c <= '9' ? c - '0' : c - 'a' + 10);
+        continue;
+      }
+      // (The last one may be the kernel's own.)
+      if (++field < 2 || (intptr_t)bounds[1] < 0 || is_shared_map(bounds[0], bounds[1])) continue;
+      total += bounds[1] - bounds[0];
+      if (lock >= 0) RAW(SYS_mlock2, bounds[0], bounds[1] - bounds[0], lock ? MLOCK_ONFAULT : 0, 0, 0, 0);
+    }
+  }
+  RAW(SYS_close, fd, 0, 0, 0, 0, 0);
+  return total;
+}
+static bool may_lock(size_t size) {
+  struct rlimit limit;
+  struct { uint32_t version; int32_t pid; } header = {_LINUX_CAPABILITY_VERSION_3, 0};
+  struct { uint32_t effective, permitted, inheritable; } sets[2] = {{0, 0, 0}, {0, 0, 0}};
+  if (getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && size <= limit.rlim_cur) return true;
+  return RAW(SYS_capget, &header, sets, 0, 0, 0, 0) == 0 && sets[0].effective >> CAP_IPC_LOCK & 1;
+}
 
 uint64_t mn_sys_nanoseconds(void) {
   struct timespec t;
@@ -1569,6 +1648,19 @@ EXPORT int siginterrupt(int number, int interrupts) {
   return result;
 }
 
+// Where something is shared with the daemon, what is mapped is locked piece by piece, all but that.
+EXPORT __attribute__((minsize)) int mlockall(int flags) {
+  int result = -1;
+  size_t size = 0;
+  bool is_valid = flags & MCL_CURRENT && !(flags & ~(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT));
+  if (is_valid && mn_process_get()) size = lock_mappings(-1);
+  // (As the kernel's: nothing is locked where not everything may be. It has the error.)
+  if (size == 0 || !may_lock(size)) result = REAL(mlockall)(flags);
+  else if (!(flags & MCL_FUTURE) || (result = REAL(mlockall)(flags & ~MCL_CURRENT)) == 0) result = lock_mappings(flags & MCL_ONFAULT) ? 0 : -1;
+  if (result == 0) __atomic_store_n(&locks_what_comes, (flags & MCL_FUTURE) != 0, __ATOMIC_RELAXED);
+  return result;
+}
+
 // libuv, some runtimes and test suites name these calls by number.
 EXPORT long mn_syscall(long number, long a, long b, long c, long d, long e, long f) __asm__("syscall");
 EXPORT long mn_syscall(long number, long a, long b, long c, long d, long e, long f) {
@@ -1596,6 +1688,7 @@ EXPORT long mn_syscall(long number, long a, long b, long c, long d, long e, long
   case SYS_setsockopt: return setsockopt((int)a, (int)b, (int)c, (void *)d, (socklen_t)e);
   case SYS_getpeername: return getpeername((int)a, (void *)b, (void *)c);
   case SYS_shutdown: return shutdown((int)a, (int)b);
+  case SYS_mlockall: return mlockall((int)a);
   case SYS_epoll_create1: return epoll_create1((int)a);
   case SYS_epoll_ctl: return epoll_ctl((int)a, (int)b, (int)c, (void *)d);
   case SYS_epoll_pwait: return epoll_pwait((int)a, (void *)b, (int)c, (int)d, (void *)e);

@@ -260,6 +260,16 @@ extension OneAtATime {
       }
     }
 
+    @Test("a program that locks its memory locks none of what is shared with the daemon", .enabled(if: isRoot))
+    func lockedMemory() throws {
+      try withBench(.local) { bench in
+        // By root before and after the first socket; and by one who may lock less than a channel has.
+        for words in [["before"], ["after"], ["after", "65534"]] {
+          try agrees(bench, [try compiledProgram("locked")] + words, engine: 200)
+        }
+      }
+    }
+
     @Test("another root directory and another user after the start", .enabled(if: isRoot))
     func rightsLeft() throws {
       try withBench(.local) { bench in

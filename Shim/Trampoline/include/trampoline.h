@@ -424,8 +424,10 @@ bool mn_sys_thread_is_gone(uint32_t tid);
 int32_t mn_sys_process_id(void);
 /// Anonymous memory, zeroed, never returned by accident to a malloc; NULL on failure.
 void *mn_sys_map(size_t size);
-void *mn_sys_map_shared(int32_t fd, size_t size, bool writable);
 void mn_sys_unmap(void *base, size_t size);
+/// What the daemon shares: never locked, and not dumped. The caller holds the process's lock.
+void *mn_sys_map_shared(int32_t fd, size_t size, bool writable);
+void mn_sys_unmap_shared(void *base, size_t size);
 uint64_t mn_sys_nanoseconds(void); /* CLOCK_MONOTONIC */
 /// Limit of descriptor numbers: the hard RLIMIT_NOFILE, at most 2^20 (fs.nr_open's default).
 uint32_t mn_sys_descriptor_limit(void);
