@@ -551,6 +551,12 @@ public func passing(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
   if let socket = unsafe Socket.from(entry) { unsafe Socket.retire(socket, .passed, fd) }
 }
 
+/// A stream of libc's is about to read and write it.
+@c(mn_hook_stream)
+public func stream(_ entry: UnsafeMutableRawPointer, _ fd: Int32) {
+  if let socket = unsafe Socket.from(entry) { unsafe Socket.retire(socket, .forGood, fd) }
+}
+
 /// The process is about to become another program. Endpoints that it shares with others stay theirs; its own go, so that
 /// what arrives from now on is found by whoever has the descriptor then. (Should the call fail, the sockets are the kernel's.)
 @c(mn_hook_exec)

@@ -104,6 +104,7 @@ void mn_hook_left(void *entry, int fd, bool restored);
 void mn_hook_cancelled(void *socket);
 void mn_hook_epoll_cancelled(void *epoll);
 void mn_hook_passing(void *entry, int fd);
+void mn_hook_stream(void *entry, int fd);
 void mn_hook_exec(void);
 void mn_hook_inherited(int fd);
 void mn_hook_duplicated(void *entry, int from, int to);
@@ -159,6 +160,7 @@ void mn_hook_fork_child(void);
   X(pipe2, int, (int *, int))                                                                                     \
   X(accept, int, (int, struct sockaddr *, socklen_t *))                                                           \
   X(accept4, int, (int, struct sockaddr *, socklen_t *, int))                                                     \
+  X(fdopen, FILE *, (int, const char *))                                                                          \
   X(fclose, int, (FILE *))                                                                                        \
   X(close, int, (int))                                                                                            \
   X(dup, int, (int))                                                                                              \
@@ -1077,6 +1079,12 @@ EXPORT int close(int fd) {
 
 SMALL_BEGIN
 
+// What libc's streams read and write, they read and write by calls that nobody sees.
+EXPORT FILE *fdopen(int fd, const char *mode) {
+  void *entry = found(fd);
+  if (entry) mn_hook_stream(entry, fd);
+  return REAL(fdopen)(fd, mode);
+}
 // Closes without close(2) as others see it.
 EXPORT int fclose(FILE *stream) {
   if (UNLIKELY(MN_PEEK(mn_at_hand.table_length) != 0)) {

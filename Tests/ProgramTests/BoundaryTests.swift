@@ -255,10 +255,10 @@ extension OneAtATime {
     }
 
     /// (25 kB of them are tables by which a debugger and pthread_cancel unwind its frames.)
-    @Test("the shim has at most 118 kB")
+    @Test("the shim has at most 119 kB")
     func size() throws {
       let size = try FileManager.default.attributesOfItem(atPath: product("libmachnet-preload.so"))[.size] as? Int
-      #expect(try #require(size) <= 118_000)
+      #expect(try #require(size) <= 119_000)
     }
 
     @Test("the shim needs libc and nothing else")

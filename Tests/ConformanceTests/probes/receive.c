@@ -265,6 +265,28 @@ static void show_batch(const char *what, int fd, unsigned count, int flags, stru
         i < n ? show_name(names[i], 16) : beyond(names[i], 32));
 }
 
+CASE(streams, "streams of libc's on a socket: what they read and write is a datagram each") {
+  int a = udp("a"), b = udp("b");
+  send_to(b, a, 1, 10);
+  settle(a);
+  show_recv("before", a, 100, 0);
+  struct sockaddr_in name = name_of(b);
+  CALL("  connect = %s", connect(a, (void *)&name, sizeof name));
+  FILE *in = fdopen(dup(a), "r"), *out = fdopen(dup(a), "w");
+  if (!in || !out) give_up("fdopen");
+  for (unsigned i = 2; i < 5; i++) {
+    char text[100] = "";
+    name = name_of(a);
+    sendto(b, "a line\n", 7, 0, (void *)&name, sizeof name);
+    say("  fgets = %.6s", fgets(text, sizeof text, in) ? text : "nothing");
+    fprintf(out, "answer %u", i);
+    fflush(out);
+    settle(b);
+    show_recv("at b", b, 100, 0);
+  }
+  fclose(in), fclose(out);
+}
+
 CASE(recvmmsg_counts, "recvmmsg: fewer, as many and more than wanted; MSG_WAITFORONE; MSG_DONTWAIT; count 0") {
   int a = udp("a"), b = udp("b");
   for (unsigned i = 0; i < 5; i++) send_to(b, a, i + 1, 30 + i * 20);
