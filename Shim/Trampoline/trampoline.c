@@ -479,15 +479,15 @@ void *mn_sys_map(size_t size) {
   long result = RAW(SYS_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   return result < 0 && result > -4096 ? NULL : (void *)result;
 }
-// What is shared with the daemon: hundreds of megabytes of addresses, with memory behind few of them. It is neither filled by mlockall, nor
-// counted in what the process may lock, nor part of a core dump.
-static struct shared_map {
+// What is shared with the daemon, and the table of high descriptors: hundreds of megabytes of addresses, with memory behind few of them.
+// They are neither filled by mlockall nor counted in what the process may lock; what is shared is no part of a core dump either.
+static struct sparse_map {
   uintptr_t base;
   size_t size;
-} shared_maps[MN_CHANNELS_PER_PROCESS_MAX + 1];
+} sparse_maps[MN_CHANNELS_PER_PROCESS_MAX + 2];
 static bool locks_what_comes;
 
-#define EACH_MAP(map) for (struct shared_map *map = shared_maps; map < shared_maps + sizeof shared_maps / sizeof *shared_maps; map++)
+#define EACH_MAP(map) for (struct sparse_map *map = sparse_maps; map < sparse_maps + sizeof sparse_maps / sizeof *sparse_maps; map++)
 
 // (The caller holds the process's lock.)
 static __attribute__((minsize)) void note_map(uintptr_t from, uintptr_t to, size_t size) {
@@ -518,7 +518,7 @@ void mn_sys_unmap_shared(void *base, size_t size) {
   mn_sys_unmap(base, size);
 }
 
-static bool is_shared_map(uintptr_t start, uintptr_t end) {
+static bool is_sparse_map(uintptr_t start, uintptr_t end) {
   EACH_MAP(map) {
     uintptr_t base = __atomic_load_n(&map->base, __ATOMIC_ACQUIRE);
     if (base && start < base + MN_PEEK(map->size) && end > base) return true;
@@ -546,7 +546,7 @@ static __attribute__((minsize)) size_t lock_mappings(int lock) {
         continue;
       }
       // (The last one may be the kernel's own.)
-      if (++field < 2 || (intptr_t)bounds[1] < 0 || is_shared_map(bounds[0], bounds[1])) continue;
+      if (++field < 2 || (intptr_t)bounds[1] < 0 || is_sparse_map(bounds[0], bounds[1])) continue;
       total += bounds[1] - bounds[0];
       if (lock >= 0) RAW(SYS_mlock2, bounds[0], bounds[1] - bounds[0], lock ? MLOCK_ONFAULT : 0, 0, 0, 0);
     }
@@ -591,6 +591,7 @@ bool mn_table_set(int32_t fd, void *entry) {
 }
 void mn_table_open(void **table, uint32_t length) {
   high_table = table;
+  note_map(0, (uintptr_t)table, length * sizeof *table);
   __atomic_store_n(&mn_at_hand.table_length, length, __ATOMIC_RELEASE);
 }
 
@@ -1658,13 +1659,14 @@ EXPORT int siginterrupt(int number, int interrupts) {
 
 // Where something is shared with the daemon, what is mapped is locked piece by piece, all but that.
 EXPORT __attribute__((minsize)) int mlockall(int flags) {
-  int result = -1;
+  int result = 0;
   size_t size = 0;
   bool is_valid = flags & MCL_CURRENT && !(flags & ~(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT));
   if (is_valid && mn_process_get()) size = lock_mappings(-1);
+  bool is_piecemeal = size != 0 && may_lock(size);
+  if (is_piecemeal && flags & MCL_FUTURE) result = REAL(mlockall)(flags & ~MCL_CURRENT);
   // (As the kernel's: nothing is locked where not everything may be. It has the error.)
-  if (size == 0 || !may_lock(size)) result = REAL(mlockall)(flags);
-  else if (!(flags & MCL_FUTURE) || (result = REAL(mlockall)(flags & ~MCL_CURRENT)) == 0) result = lock_mappings(flags & MCL_ONFAULT) ? 0 : -1;
+  if (result == 0 && !(is_piecemeal && lock_mappings(flags & MCL_ONFAULT))) result = REAL(mlockall)(flags);
   if (result == 0) __atomic_store_n(&locks_what_comes, (flags & MCL_FUTURE) != 0, __ATOMIC_RELAXED);
   return result;
 }
