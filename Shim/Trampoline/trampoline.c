@@ -1398,11 +1398,11 @@ static int64_t nanoseconds_of(int timeout) { return timeout < 0 ? -1 : timeout *
 // libc waits, a thread may be cancelled at any time, too.)
 SMALL int epoll_asleep(long number, int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask) {
   int type, ignored;
-  if (timeout == 0) pthread_testcancel();
-  else pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
-  long now = RAW(number, epfd, events, capacity, timeout, mask, _NSIG / 8);
-  if (timeout != 0) pthread_setcanceltype(type, &ignored);
-  return now < 0 ? result_of(now) : told(epfd, events, capacity, (int)now, nanoseconds_of(timeout), mask);
+  struct mn_handled begun = mn_handled_at_begin();
+  pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
+  long now = mn_handled_now().all != begun.all ? -EINTR : RAW(number, epfd, events, capacity, timeout, mask, _NSIG / 8);
+  pthread_setcanceltype(type, &ignored);
+  return now < 0 ? failed(now) : told(epfd, events, capacity, (int)now, nanoseconds_of(timeout), mask);
 }
 SMALL_END
 // Once the table is open, each epoll that somebody waits in is in it (or cannot be).
@@ -1457,21 +1457,38 @@ INLINE int epoll_look(long number, int epfd, struct epoll_event *events, int cap
   __atomic_store_n(&epoll->idle, idle - 1, __ATOMIC_RELAXED);
   return epoll_held(epoll, epfd, events, capacity, timeout, mask, begun);
 }
+// As epoll_look, without a table. (To be cancelled at any time costs more than a look.)
+static __attribute__((noinline)) int epoll_look_first(long number, int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask) {
+  static __thread uint32_t idle __attribute__((tls_model("initial-exec")));
+  if (timeout == 0 || !idle) {
+    struct mn_handled begun = mn_handled_now();
+    long now = RAW(number, epfd, events, capacity, 0, mask, _NSIG / 8);
+    if (LIKELY(now > 0)) return LIKELY(!MN_PEEK(mn_at_hand.table_length)) ? (int)now : told(epfd, events, capacity, (int)now, nanoseconds_of(timeout), mask);
+    if (now | !timeout) return result_of(now);
+    mn_look_began(begun);
+    idle = 8;
+  } else idle--;
+  return epoll_asleep(number, epfd, events, capacity, timeout, mask);
+}
 static __attribute__((noinline, preserve_most)) void cancellation_point(void) { pthread_testcancel(); }
 // With one thread, nobody registers anything of ours meanwhile but a signal handler, after which no event is told: libc's alone.
 EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask) {
   if (LIKELY(__libc_single_threaded)) {
     if (LIKELY(!MN_PEEK(mn_at_hand.tagged)) || !MN_PEEK(mn_at_hand.table_length)) return REAL(epoll_pwait)(epfd, events, capacity, timeout, mask);
-  } else if (MN_PEEK(mn_at_hand.table_length)) cancellation_point();
-  else return epoll_asleep(SYS_epoll_pwait, epfd, events, capacity, timeout, mask);
+  } else {
+    cancellation_point();
+    if (!MN_PEEK(mn_at_hand.table_length)) return epoll_look_first(SYS_epoll_pwait, epfd, events, capacity, timeout, mask);
+  }
   return epoll_look(SYS_epoll_pwait, epfd, events, capacity, timeout, mask);
 }
 #ifdef SYS_epoll_wait
 EXPORT int epoll_wait(int epfd, struct epoll_event *events, int capacity, int timeout) {
   if (LIKELY(__libc_single_threaded)) {
     if (LIKELY(!MN_PEEK(mn_at_hand.tagged)) || !MN_PEEK(mn_at_hand.table_length)) return REAL(epoll_wait)(epfd, events, capacity, timeout);
-  } else if (MN_PEEK(mn_at_hand.table_length)) cancellation_point();
-  else return epoll_asleep(SYS_epoll_wait, epfd, events, capacity, timeout, NULL);
+  } else {
+    cancellation_point();
+    if (!MN_PEEK(mn_at_hand.table_length)) return epoll_look_first(SYS_epoll_wait, epfd, events, capacity, timeout, NULL);
+  }
   return epoll_look(SYS_epoll_wait, epfd, events, capacity, timeout, NULL);
 }
 #else

@@ -178,37 +178,57 @@ static void *waits(void *unused) {
   return NULL;
 }
 
+static void interrupts(const char *name) {
+  pthread_t thread;
+  if (pthread_create(&thread, NULL, waits, NULL) != 0) give_up("pthread_create");
+  unsigned long unnoticed = 0;
+  while (waiter.ended < 2000 && unnoticed < 200) {
+    unsigned long number = waiter.ended;
+    // One that came before the call had begun is lost to it, on the kernel as well.
+    for (int i = 0; i < 20 && waiter.ended == number && (!waiter.has_run || waiter.was_inside); i++) usleep(1000);
+    if (waiter.ended != number || waiter.begun == number) continue;
+    unnoticed += waiter.was_inside;
+    while (waiter.ended == number) pthread_kill(thread, SIGUSR1), usleep(1000);
+  }
+  waiter.over = true;
+  while (pthread_tryjoin_np(thread, NULL) != 0) pthread_kill(thread, SIGUSR1), usleep(1000);
+  // (The first instructions of a call are before its first look.)
+  say("  %s: mostly interrupted within: %s; nearly always ended by it: %s; with another result than EINTR: %lu", name,
+      waiter.inside > 1000 ? "yes" : "NO", unnoticed <= 40 ? "yes" : "NO", waiter.wrong);
+  if (waiter.inside <= 1000 || unnoticed > 40) say("  within %lu, unnoticed %lu, of %lu", waiter.inside, unnoticed, waiter.ended);
+}
+static unsigned dice_begin(void) {
+  const char *seed = getenv("PROBE_SEED");
+  return seed ? (unsigned)strtoul(seed, NULL, 0) : 1;
+}
+
 CASE(unnoticed, "a signal at any moment of a call that waits ends it: none runs between two looks at a ring unnoticed") {
   static const char *names[] = {"recv", "epoll_wait", "poll", "recv, and the handler receives, too"};
   struct sigaction action = {.sa_sigaction = look_where, .sa_flags = SA_SIGINFO};
   sigaction(SIGUSR1, &action, NULL);
-  const char *seed = getenv("PROBE_SEED");
-  unsigned dice = seed ? (unsigned)strtoul(seed, NULL, 0) : 1;
   for (int kind = 0; kind < 4; kind++) {
     int other = kind == 3 ? udp("b") : -1;
-    waiter = (struct waiter){.kind = kind, .fd = udp("a"), .epoll = keep(epoll_create1(0)), .other = other, .dice = dice + kind};
+    waiter = (struct waiter){.kind = kind, .fd = udp("a"), .epoll = keep(epoll_create1(0)), .other = other, .dice = dice_begin() + kind};
     struct epoll_event event = {EPOLLIN, {0}};
     epoll_ctl(waiter.epoll, EPOLL_CTL_ADD, waiter.fd, &event);
-    pthread_t thread;
-    if (pthread_create(&thread, NULL, waits, NULL) != 0) give_up("pthread_create");
-    unsigned long unnoticed = 0;
-    while (waiter.ended < 2000 && unnoticed < 200) {
-      unsigned long number = waiter.ended;
-      // One that came before the call had begun is lost to it, on the kernel as well.
-      for (int i = 0; i < 20 && waiter.ended == number && (!waiter.has_run || waiter.was_inside); i++) usleep(1000);
-      if (waiter.ended != number || waiter.begun == number) continue;
-      unnoticed += waiter.was_inside;
-      while (waiter.ended == number) pthread_kill(thread, SIGUSR1), usleep(1000);
-    }
-    waiter.over = true;
-    while (pthread_tryjoin_np(thread, NULL) != 0) pthread_kill(thread, SIGUSR1), usleep(1000);
-    // (The first instructions of a call are before its first look.)
-    say("  %s: mostly interrupted within: %s; nearly always ended by it: %s; with another result than EINTR: %lu", names[kind],
-        waiter.inside > 1000 ? "yes" : "NO", unnoticed <= 40 ? "yes" : "NO", waiter.wrong);
-    if (waiter.inside <= 1000 || unnoticed > 40) say("  within %lu, unnoticed %lu, of %lu", waiter.inside, unnoticed, waiter.ended);
+    interrupts(names[kind]);
     drop(waiter.fd), close(waiter.epoll);
     if (other >= 0) drop(other);
   }
+  signal(SIGUSR1, SIG_DFL);
+}
+
+CASE(unnoticed_without, "the same of an epoll before the first socket, and of one without any after it") {
+  struct sigaction action = {.sa_sigaction = look_where, .sa_flags = SA_SIGINFO};
+  sigaction(SIGUSR1, &action, NULL);
+  int fd = -1;
+  for (int after = 0; after < 2; after++) {
+    if (after) fd = udp("a");
+    waiter = (struct waiter){.kind = 1, .fd = -1, .epoll = keep(epoll_create1(0)), .other = -1, .dice = dice_begin() + after};
+    interrupts(after ? "after" : "before");
+    close(waiter.epoll);
+  }
+  drop(fd);
   signal(SIGUSR1, SIG_DFL);
 }
 
@@ -236,8 +256,7 @@ static void *waits_once(void *unused) {
 
 CASE(cancelled, "pthread_cancel at any moment of a call that waits ends its thread") {
   static const char *names[] = {"recv", "epoll_wait", "poll", "select"};
-  const char *seed = getenv("PROBE_SEED");
-  unsigned dice = seed ? (unsigned)strtoul(seed, NULL, 0) : 1;
+  unsigned dice = dice_begin();
   for (int kind = 0; kind < 4; kind++) {
     waiter = (struct waiter){.kind = kind, .fd = udp("a"), .epoll = keep(epoll_create1(0))};
     struct epoll_event event = {EPOLLIN, {0}};
