@@ -133,7 +133,8 @@ extension Socket {
     _ length: UnsafeMutablePointer<UInt32>?
   ) -> Int {
     let turn = unsafe socket.pointee.turn &+ 1
-    guard flags & ~Int32(MN_MSG_DONTWAIT) == 0, size >= 0, turn & (shadowEvery &- 1) != 0,
+    // (Of these flags two mean nothing to a receive of datagrams.)
+    guard flags & ~Int32(MN_MSG_DONTWAIT | MN_MSG_NOSIGNAL | MN_MSG_WAITALL) == 0, size >= 0, turn & (shadowEvery &- 1) != 0,
       let endpoint = unsafe socket.pointee.endpoint
     else { return -1 }
     if unsafe address != nil, unsafe length == nil || Int32(bitPattern: length.unsafelyUnwrapped.pointee) < 0 { return -1 }
@@ -159,6 +160,7 @@ extension Socket {
     }
     if unsafe address != nil { unsafe storeSender(socket, record, address, length) }
     unsafe reader.pointee.publishAhead(next)
+    unsafe socket.pointee.expected = UInt64(UInt(bitPattern: record.base)) &+ record.stride
     unsafe Lock.release(block + Int(MN_OFFSET_ENDPOINT_RX_LOCK))
     return record.length
   }

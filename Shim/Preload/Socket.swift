@@ -96,6 +96,8 @@ struct Socket: ~Copyable {
   @Shared var firstReader: Int
   /// RX rings: engines of the channel.
   @Shared var readerCount: Int
+  /// Where the next record will be, by the last receive (but where the ring begins anew).
+  @Shared var expected: UInt64
   /// When the engine last took something from the TX ring, by the cycle counter, and how far it was.
   @Shared var progress: UInt64
   @Shared var progressHead: UInt64

@@ -72,19 +72,21 @@ enum Wait {
       unsafe socket.pointee.isOffloaded && !Socket.isNonblocking(socket, flags) && !socket.pointee.impatient
     else { return false }
     let handled = Handled()
-    var start: UInt64 = 0, until: UInt64 = 0
-    while unsafe !Socket.hasInput(socket) {
-      if start == 0 {
-        mn_look_begins()
-        start = mn_cycles()
-        _ = mn_sys_yield()
-      } else {
-        let now = mn_cycles()
-        if until == 0 { until = Spinner.lookUntil(now, since: start) } else if now > until { return false }
+    if unsafe Socket.hasInput(socket) { return false }
+    mn_look_begins()
+    _ = mn_sys_yield()
+    // Mostly it is there now: its tail and its lines, fetched together, take the time of one.
+    let record = unsafe socket.pointee.expected
+    mn_prefetch(record)
+    mn_prefetch(record &+ 64)
+    if unsafe !Socket.hasInput(socket) {
+      let until = mn_cycles() &+ Spinner.longest / 2
+      repeat {
         mn_pause()
-      }
+        if mn_cycles() > until { return false }
+      } while unsafe !Socket.hasInput(socket)
     }
-    return unsafe start != 0 && !handled.isChanged && mn_table_get(number) == UnsafeMutableRawPointer(socket)
+    return unsafe !handled.isChanged && mn_table_get(number) == UnsafeMutableRawPointer(socket)
   }
 
   /// Waits until the TX ring has room.
@@ -417,7 +419,7 @@ struct Spinner {
   /// The rings are looked at until then before the core is given away again, cycles.
   private var lookUntil: UInt64 = 0
   /// The longest that a yield makes us look, cycles: about what two context switches cost.
-  private static var longest: UInt64 { 6000 }
+  static var longest: UInt64 { 6000 }
 
   /// As long as half of what a yield took, a context switch: who is waited for may need as long, and giving up too soon costs
   /// two more of them.

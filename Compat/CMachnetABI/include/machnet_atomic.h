@@ -53,6 +53,9 @@ MN_HOT static inline void mn_pause(void) {
 #endif
 }
 
+/// Has a cache line brought near before it is needed. An address that is none does no harm.
+MN_HOT static inline void mn_prefetch(uint64_t address) { __builtin_prefetch((const void *)(uintptr_t)address); }
+
 /// The cycle counter (x86 TSC, Arm CNTVCT): monotonic on every cloud VM of the last decade (constant, non-stop TSC).
 MN_HOT static inline uint64_t mn_cycles(void) {
 #if defined(__x86_64__)
