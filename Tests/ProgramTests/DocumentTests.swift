@@ -40,6 +40,7 @@ extension OneAtATime {
       // Every option is understood, and the last one refused.
       ("Scripts/ab --workload all", .with("--rounds 0", status: 2, says: "--rounds, --seconds and --points are at least 1")),
       ("Scripts/ab --workload sockperf-pp --topology pair", .with("--rounds 0", status: 2, says: "--rounds, --seconds and --points are at least 1")),
+      ("Scripts/ab --workload sockperf-pp --topology hosts", .with("--rounds 0", status: 2, says: "--rounds, --seconds and --points are at least 1")),
       ("Scripts/ab --server 'my-server", .with("--rounds 1 --seconds 1", status: 0, says: "\"workload\"")),
     ]
 
