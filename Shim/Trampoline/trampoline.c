@@ -820,20 +820,25 @@ int64_t mn_slow_sendto(int fd, const void *data, size_t size, int flags, const v
 }
 // Descriptor and flags in one register.
 INLINE uint64_t quick_call(int fd, int flags) { return (uint64_t)(uint32_t)fd << 32 | (uint32_t)flags; }
-INLINE ssize_t send_to(struct mn_head *head, int fd, const void *data, size_t size, int flags, const struct sockaddr *address, socklen_t length) {
-  if (UNLIKELY(MN_PEEK(head->quick))) return mn_quick_sendto(head, data, size, quick_call(fd, flags), address, length);
-  if (is_kernels_always(head)) return real(sendto)(fd, data, size, flags, address, length);
-  if (!kernel_takes_plainly(head, address, length)) return mn_slow_sendto(fd, data, size, flags, address, length);
+// What has an entry, and is neither on Machnet nor the kernel's whatever the address.
+SLOW ssize_t send_by_address(int fd, const void *data, size_t size, int flags, const struct sockaddr *address, socklen_t length) {
+  const struct mn_head *head = entry_of(fd);
+  if (!head || !kernel_takes_plainly(head, address, length)) return mn_slow_sendto(fd, data, size, flags, address, length);
   return has_endpoint(head) ? shadow_sendto(fd, data, size, flags, address, length) : real(sendto)(fd, data, size, flags, address, length);
 }
-// (Where there is an entry, our constructor has run. Aligned, because the kernel's work drives instructions out of the caches, too.)
+INLINE ssize_t send_to(struct mn_head *head, int fd, const void *data, size_t size, int flags, const struct sockaddr *address, socklen_t length) {
+  if (UNLIKELY(MN_PEEK(head->quick))) return mn_quick_sendto(head, data, size, quick_call(fd, flags), address, length);
+  return is_kernels_always(head) ? real(sendto)(fd, data, size, flags, address, length) : send_by_address(fd, data, size, flags, address, length);
+}
+// A send of the kernel's leaves nothing of ours in the first-level caches. So each line of instructions counts that it touches: one
+// where there is no entry, and a second one where there is. (Where there is one, our constructor has run.)
 #define HOT EXPORT __attribute__((aligned(64)))
 HOT ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *address, socklen_t length) {
   void *head = lookup(fd);
-  if (LIKELY((uintptr_t)head > 1)) return send_to(head, fd, data, size, flags, address, length);
+  if (UNLIKELY((uintptr_t)head > 1)) return send_to(head, fd, data, size, flags, address, length);
   return LIKELY(real(sendto)) ? real(sendto)(fd, data, size, flags, address, length) : mn_slow_sendto(fd, data, size, flags, address, length);
 }
-EXPORT ssize_t send(int fd, const void *data, size_t size, int flags) {
+HOT ssize_t send(int fd, const void *data, size_t size, int flags) {
   void *head = lookup(fd);
   if (UNLIKELY((uintptr_t)head > 1)) return send_to(head, fd, data, size, flags, NULL, 0);
   return LIKELY(real(send)) ? real(send)(fd, data, size, flags) : mn_slow_sendto(fd, data, size, flags, NULL, 0);
@@ -861,7 +866,7 @@ INLINE bool may_carry_descriptors(const struct msghdr *message) {
   return LIKELY(message != NULL) && UNLIKELY(message->msg_control != NULL) && message->msg_controllen >= CMSG_LEN(sizeof(int)) && mn_process_get();
 }
 
-SLOW ssize_t slow_sendmsg(int fd, const struct msghdr *message, int flags) {
+SMALL ssize_t slow_sendmsg(int fd, const struct msghdr *message, int flags) {
   struct mn_head *head = found(fd);
   if (!head) {
     if (may_carry_descriptors(message)) each_passed(message, pass);
@@ -871,14 +876,18 @@ SLOW ssize_t slow_sendmsg(int fd, const struct msghdr *message, int flags) {
     return has_endpoint(head) ? count_sent(head, real(sendmsg)(fd, message, flags)) : real(sendmsg)(fd, message, flags);
   return mn_hook_sendmsg(head, fd, (const void *)message, flags);
 }
-HOT ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
-  const struct mn_head *head = lookup(fd);
-  if (LIKELY((uintptr_t)head > 1)
-          ? is_kernels_always(head) || (message && kernel_takes_plainly(head, message->msg_name, message->msg_namelen) && !has_endpoint(head))
-          : LIKELY(real(sendmsg)) && !may_carry_descriptors(message))
-    return real(sendmsg)(fd, message, flags);
-  if ((uintptr_t)head > 1 && mn_head_quick(head)) return mn_hook_sendmsg((void *)head, fd, (const void *)message, flags);
-  return slow_sendmsg(fd, message, flags);
+// What has an entry, and is not the kernel's whatever the address.
+SLOW ssize_t send_message(int fd, const struct msghdr *message, int flags) {
+  struct mn_head *head = entry_of(fd);
+  if (LIKELY(head && mn_head_quick(head))) return mn_hook_sendmsg(head, fd, (const void *)message, flags);
+  return LIKELY(head && message && kernel_takes_plainly(head, message->msg_name, message->msg_namelen) && !has_endpoint(head))
+             ? real(sendmsg)(fd, message, flags)
+             : slow_sendmsg(fd, message, flags);
+}
+HOT __attribute__((aligned(256))) ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
+  void *head = lookup(fd);
+  if (UNLIKELY((uintptr_t)head > 1)) return is_kernels_always(head) ? real(sendmsg)(fd, message, flags) : send_message(fd, message, flags);
+  return LIKELY(real(sendmsg) && (!message || !message->msg_control)) ? real(sendmsg)(fd, message, flags) : slow_sendmsg(fd, message, flags);
 }
 
 SMALL int slow_sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags) {
@@ -1396,7 +1405,7 @@ SMALL int told(int epfd, struct epoll_event *events, int capacity, int told, int
 static int64_t nanoseconds_of(int timeout) { return timeout < 0 ? -1 : timeout * 1000000LL; }
 // Without a table, but with other threads, who may open one: libc's epoll_wait, but that the caller is the only one to return to. (While
 // libc waits, a thread may be cancelled at any time, too.)
-SMALL int epoll_asleep(long number, int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask) {
+SMALL int epoll_asleep(int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask, long number) {
   int type, ignored;
   struct mn_handled begun = mn_handled_at_begin();
   pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
@@ -1442,7 +1451,7 @@ SMALL int epoll_held(struct mn_epoll *epoll, int epfd, struct epoll_event *event
 }
 // An epoll with nothing of ours is looked at before a call sleeps in it: it need not be held for that. (By the system call itself, and
 // with nothing to be saved across it, see mn_fcntl.) Where that was in vain, it is not done each time.
-INLINE int epoll_look(long number, int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask) {
+SLOW int epoll_look(int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask, long number) {
   struct mn_handled begun = mn_handled_now();
   struct mn_epoll *epoll = entry_of(epfd);
   // (A socket may have been given the number of an epoll that another thread has closed.)
@@ -1458,7 +1467,7 @@ INLINE int epoll_look(long number, int epfd, struct epoll_event *events, int cap
   return epoll_held(epoll, epfd, events, capacity, timeout, mask, begun);
 }
 // As epoll_look, without a table. (To be cancelled at any time costs more than a look.)
-static __attribute__((noinline)) int epoll_look_first(long number, int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask) {
+static __attribute__((noinline)) int epoll_look_first(int epfd, struct epoll_event *events, int capacity, int timeout, const sigset_t *mask, long number) {
   static __thread uint32_t idle __attribute__((tls_model("initial-exec")));
   if (timeout == 0 || !idle) {
     struct mn_handled begun = mn_handled_now();
@@ -1468,7 +1477,7 @@ static __attribute__((noinline)) int epoll_look_first(long number, int epfd, str
     mn_look_began(begun);
     idle = 8;
   } else idle--;
-  return epoll_asleep(number, epfd, events, capacity, timeout, mask);
+  return epoll_asleep(epfd, events, capacity, timeout, mask, number);
 }
 static __attribute__((noinline, preserve_most)) void cancellation_point(void) { pthread_testcancel(); }
 // With one thread, nobody registers anything of ours meanwhile but a signal handler, after which no event is told: libc's alone.
@@ -1477,9 +1486,9 @@ EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int capacity, int t
     if (LIKELY(!MN_PEEK(mn_at_hand.tagged)) || !MN_PEEK(mn_at_hand.table_length)) return REAL(epoll_pwait)(epfd, events, capacity, timeout, mask);
   } else {
     cancellation_point();
-    if (!MN_PEEK(mn_at_hand.table_length)) return epoll_look_first(SYS_epoll_pwait, epfd, events, capacity, timeout, mask);
+    if (!MN_PEEK(mn_at_hand.table_length)) return epoll_look_first(epfd, events, capacity, timeout, mask, SYS_epoll_pwait);
   }
-  return epoll_look(SYS_epoll_pwait, epfd, events, capacity, timeout, mask);
+  return epoll_look(epfd, events, capacity, timeout, mask, SYS_epoll_pwait);
 }
 #ifdef SYS_epoll_wait
 EXPORT int epoll_wait(int epfd, struct epoll_event *events, int capacity, int timeout) {
@@ -1487,9 +1496,9 @@ EXPORT int epoll_wait(int epfd, struct epoll_event *events, int capacity, int ti
     if (LIKELY(!MN_PEEK(mn_at_hand.tagged)) || !MN_PEEK(mn_at_hand.table_length)) return REAL(epoll_wait)(epfd, events, capacity, timeout);
   } else {
     cancellation_point();
-    if (!MN_PEEK(mn_at_hand.table_length)) return epoll_look_first(SYS_epoll_wait, epfd, events, capacity, timeout, NULL);
+    if (!MN_PEEK(mn_at_hand.table_length)) return epoll_look_first(epfd, events, capacity, timeout, NULL, SYS_epoll_wait);
   }
-  return epoll_look(SYS_epoll_wait, epfd, events, capacity, timeout, NULL);
+  return epoll_look(epfd, events, capacity, timeout, NULL, SYS_epoll_wait);
 }
 #else
 EXPORT int epoll_wait(int epfd, struct epoll_event *events, int capacity, int timeout) {

@@ -279,6 +279,22 @@ extension OneAtATime {
       #expect(wanted.isSuperset(of: ["sendto", "recvfrom", "epoll_wait", "close", "syscall"]))
     }
 
+    #if arch(x86_64)
+      /// The kernel's work drives each line out of the first-level cache (ARCHITECTURE.md, Verdicts).
+      @Test("of a send that does not concern the shim, one line of instructions is the shim's", arguments: ["sendto", "send", "sendmsg"])
+      func oneLine(_ name: String) throws {
+        func address(_ line: Substring, before end: Character) -> Int? {
+          line.firstIndex(of: end).flatMap { Int(line[..<$0].drop { $0 == " " }, radix: 16) }
+        }
+        let lines = try run("objdump", "-d", "--no-show-raw-insn", product("libmachnet-preload.so"))
+        let head = try #require(lines.firstIndex { $0.contains("<\(name)@@") && $0.hasSuffix(">:") })
+        let start = try #require(address(lines[head], before: " "))
+        #expect(start % 64 == 0)
+        let onward = try #require(lines[head...].first { $0.contains("jmp    *%") }.flatMap { address($0, before: ":") })
+        #expect(onward / 64 == start / 64, "libc's is jumped to \(onward - start) bytes from the first")
+      }
+    #endif
+
     @Test("the daemon asks a NIC for nothing beyond the least common denominator")
     func leastCommonDenominator() throws {
       let symbols = try run("nm", "-D", product("machnetd"))

@@ -1,8 +1,8 @@
 // What the preload adds to calls that do not concern it, in ns: each is made through libc's own function and through the name that
 // programs call, by turns, in one process; printed is the median of the differences. The process has one more UDP socket, bound to
-// PORT of 127.0.0.1, and with "threads" another thread, which sleeps.
+// PORT of 127.0.0.1, and with "threads" another thread, which sleeps. Without a preload it prints how far from nothing it measures.
 //
-//   other-calls one|threads PORT ROUNDS [CALL...]
+//   other-calls time|profile one|threads PORT ROUNDS [CALL...]
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <dlfcn.h>
@@ -133,11 +133,12 @@ static int waiting(int fd) {
   X(bind_einval, "bind (EINVAL)", now.bind(tcp, (void *)&full, 1))                                                    \
   X(connect_einval, "connect (EINVAL)", now.connect(tcp, (void *)&full, 1))                                           \
   X(close_ebadf, "close (EBADF)", now.close(-1))                                                                      \
-  X(dup_close, "dup, close", now.close(now.dup(event)))                                                               \
+  X(dup_close, "dup and close, both", now.close(now.dup(event)))                                                               \
   X(dup2, "dup2", now.dup2(event, 100))                                                                               \
   X(dup3, "dup3", now.dup3(event, 100, O_CLOEXEC))                                                                    \
   X(syscall_getpid, "syscall getpid", now.syscall(SYS_getpid))
 
+static int is_profile;
 static double nanoseconds(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
@@ -145,7 +146,9 @@ static double nanoseconds(void) {
 }
 static int by_value(const void *a, const void *b) { return (*(double *)a > *(double *)b) - (*(double *)a < *(double *)b); }
 
-// Each kind of call has two functions of its own, so that a profile tells what they cost: by libc's function, and by the name.
+// Each kind of call has two functions of its own, so that a profile tells what they cost: by libc's function, and by the name. Time
+// is taken of one of them for both: two loops of the same instructions at different places differ by several ns, by what the kernel
+// leaves of them in the caches.
 #define FUNCTION(way, call)                                                                                            \
   static __attribute__((noinline)) void way(void) {                                                                   \
     for (int i = 0; i < CALLS; i++) (void)(call);                                                                     \
@@ -161,7 +164,7 @@ static void measure(const char *name, void (*by_libc)(void), void (*by_name)(voi
       int which = (turn + round) % 2;
       now = which ? names : libcs;
       double start = nanoseconds();
-      (which ? by_name : by_libc)();
+      (which || !is_profile ? by_name : by_libc)();
       cost[which] = (nanoseconds() - start) / CALLS;
     }
     plain[round] = cost[0];
@@ -188,11 +191,12 @@ int main(int count, char **arguments) {
 #define FIND(name) libcs.name = (__typeof__(&name))dlsym(libc, #name), names.name = name;
   FUNCTIONS(FIND)
   struct sockaddr_in local = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-  int rounds = count > 3 ? atoi(arguments[3]) : 0;
-  if (rounds < 1 || rounds > MOST_ROUNDS) errx(2, "usage: other-calls one|threads PORT ROUNDS [CALL...]");
+  int rounds = count > 4 ? atoi(arguments[4]) : 0;
+  is_profile = count > 1 && strcmp(arguments[1], "profile") == 0;
+  if (rounds < 1 || rounds > MOST_ROUNDS) errx(2, "usage: other-calls time|profile one|threads PORT ROUNDS [CALL...]");
   pthread_t sleeper;
-  if (strcmp(arguments[1], "threads") == 0 && pthread_create(&sleeper, NULL, asleep, NULL) != 0) errx(2, "no thread");
-  local.sin_port = htons((uint16_t)atoi(arguments[2]));
+  if (strcmp(arguments[2], "threads") == 0 && pthread_create(&sleeper, NULL, asleep, NULL) != 0) errx(2, "no thread");
+  local.sin_port = htons((uint16_t)atoi(arguments[3]));
   int other = socket(AF_INET, SOCK_DGRAM, 0);
   if (bind(other, (void *)&local, sizeof local) != 0) err(2, "bind");
   local.sin_port = 0;
@@ -215,7 +219,7 @@ int main(int count, char **arguments) {
   while (sendto(udp, data, 64, 0, (void *)&full, sizeof full) == 64 && sent++ < 2000) {}
   printf("%-28s %8s %8s\n", "ns of a call", "libc", "added");
 #define MEASURE(kind, name, call)                                                                                      \
-  if (is_asked(name, count - 4, arguments + 4)) measure(name, libc_##kind, name_##kind, rounds);
+  if (is_asked(name, count - 5, arguments + 5)) measure(name, libc_##kind, name_##kind, rounds);
   CALLS_MADE(MEASURE)
   return 0;
 }
