@@ -974,12 +974,16 @@ SLOW ssize_t slow_recvmsg(int fd, struct msghdr *message, int flags) {
   }
   return mn_hook_recvmsg(head, fd, (void *)message, flags);
 }
-EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
-  if (UNLIKELY(!real(recvmsg))) return slow_recvmsg(fd, message, flags);
+// As send_message.
+SMALL ssize_t receive_message(int fd, struct msghdr *message, int flags) {
   struct mn_head *head = entry_of(fd);
-  if (LIKELY(!head) ? !may_carry_descriptors(message) : receives_by_kernel(MN_PEEK(head->receive), flags)) return real(recvmsg)(fd, message, flags);
   if (head && MN_PEEK(head->receive) == MN_RECEIVE_LOOK && !MN_PEEK(head->by_shadow)) return mn_hook_recvmsg(head, fd, (void *)message, flags);
   return slow_recvmsg(fd, message, flags);
+}
+EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
+  const struct mn_head *head = lookup(fd);
+  if (UNLIKELY((uintptr_t)head > 1)) return receives_by_kernel(MN_PEEK(head->receive), flags) ? real(recvmsg)(fd, message, flags) : receive_message(fd, message, flags);
+  return LIKELY(real(recvmsg) && (!message || !message->msg_control)) ? real(recvmsg)(fd, message, flags) : slow_recvmsg(fd, message, flags);
 }
 
 SMALL int slow_recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *timeout) {
@@ -1158,6 +1162,10 @@ int32_t mn_early_duplicate(uint32_t index) {
 
 // Nothing of ours, and no epoll: looked up before the system call, so that nothing is left to do behind it.
 static __attribute__((noinline, preserve_most)) bool is_plain(int fd) { return LIKELY((uintptr_t)lookup_anywhere(fd) <= 1) && LIKELY(!may_be_epoll(fd)); }
+// The same of `from`, and nothing at all at `to`.
+static __attribute__((noinline, preserve_most)) bool may_replace_plainly(int from, int to) {
+  return LIKELY((uintptr_t)lookup_anywhere(from) <= 1) && LIKELY(!lookup_anywhere(to)) && LIKELY(!may_be_epoll(from));
+}
 SMALL int duplicated(int from, int to) {
   if (to < 0 || to == from || is_plain(from)) return to;
   void *entry = found(from);
@@ -1182,12 +1190,12 @@ SMALL int replaced(int from, int to, int flags) {
 }
 EXPORT int dup2(int from, int to) {
 #ifdef SYS_dup2
-  if (is_plain(from) && LIKELY(!mn_table_get(to))) return result_of(RAW(SYS_dup2, from, to, 0, 0, 0, 0));
+  if (LIKELY(may_replace_plainly(from, to))) return result_of(RAW(SYS_dup2, from, to, 0, 0, 0, 0));
 #endif
   return replaced(from, to, -1);
 }
 EXPORT int dup3(int from, int to, int flags) {
-  if ((is_plain(from) && LIKELY(!mn_table_get(to))) || flags < 0) return result_of(RAW(SYS_dup3, from, to, flags, 0, 0, 0));
+  if (LIKELY(may_replace_plainly(from, to)) || flags < 0) return result_of(RAW(SYS_dup3, from, to, flags, 0, 0, 0));
   return replaced(from, to, flags);
 }
 
