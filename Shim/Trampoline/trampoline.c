@@ -884,6 +884,7 @@ SLOW ssize_t send_message(int fd, const struct msghdr *message, int flags) {
              ? real(sendmsg)(fd, message, flags)
              : slow_sendmsg(fd, message, flags);
 }
+// (Aligned so that both lines of it, and of sendto, lie amid a page: ARCHITECTURE.md, Verdicts.)
 HOT __attribute__((aligned(256))) ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
   void *head = lookup(fd);
   if (UNLIKELY((uintptr_t)head > 1)) return is_kernels_always(head) ? real(sendmsg)(fd, message, flags) : send_message(fd, message, flags);

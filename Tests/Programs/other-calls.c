@@ -133,7 +133,7 @@ static int waiting(int fd) {
   X(bind_einval, "bind (EINVAL)", now.bind(tcp, (void *)&full, 1))                                                    \
   X(connect_einval, "connect (EINVAL)", now.connect(tcp, (void *)&full, 1))                                           \
   X(close_ebadf, "close (EBADF)", now.close(-1))                                                                      \
-  X(dup_close, "dup and close, both", now.close(now.dup(event)))                                                               \
+  X(dup_close, "dup and close, both", now.close(now.dup(event)))                                                      \
   X(dup2, "dup2", now.dup2(event, 100))                                                                               \
   X(dup3, "dup3", now.dup3(event, 100, O_CLOEXEC))                                                                    \
   X(syscall_getpid, "syscall getpid", now.syscall(SYS_getpid))
