@@ -831,7 +831,7 @@ INLINE ssize_t send_to(struct mn_head *head, int fd, const void *data, size_t si
   return is_kernels_always(head) ? real(sendto)(fd, data, size, flags, address, length) : send_by_address(fd, data, size, flags, address, length);
 }
 // A send of the kernel's leaves nothing of ours in the first-level caches. So each line of instructions counts that it touches: one
-// where there is no entry, and a second one where there is. (Where there is one, our constructor has run.)
+// where there is no entry, and one or two more where there is. (Where there is one, our constructor has run.)
 #define HOT EXPORT __attribute__((aligned(64)))
 HOT ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *address, socklen_t length) {
   void *head = lookup(fd);
