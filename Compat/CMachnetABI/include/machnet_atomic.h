@@ -43,7 +43,15 @@ MN_ATOMIC(uint64_t, u64)
 #undef MN_ATOMIC
 
 /// Orders a store of ours before a later load (publish, then look whether the other side sleeps).
-MN_HOT static inline void mn_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+MN_HOT static inline void mn_fence(void) {
+#if defined(__x86_64__)
+  // Of all locked instructions each is a fence, but for stores past the caches, of which there are none here; MFENCE takes four times as
+  // long (Zen 5: 53 cycles against 14).
+  __asm__ volatile("lock addl $0, -4(%%rsp)" : : : "memory", "cc");
+#else
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
+}
 
 MN_HOT static inline void mn_pause(void) {
 #if defined(__x86_64__)
