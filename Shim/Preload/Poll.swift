@@ -262,7 +262,7 @@ public func poll(
 ) -> Int32 {
   guard let entries = unsafe entries, count > 0, count <= 1 << 20, let limit = unsafe nanoseconds(timeout),
     // (RLIMIT_NOFILE is never so low that a few entries would be too many.)
-    count <= 64 || count <= UInt64(mn_sys_descriptor_soft_limit())
+    count <= 64 || count <= UInt64(mn_sys_descriptor_limit(false))
   else {
     return unsafe mn_real_ppoll(entries, count, timeout, mask)
   }

@@ -225,7 +225,7 @@ extension Process {
   /// Opens the descriptor table: from now on the trampolines ask it.
   static func openTable(_ process: ProcessPointer) -> Bool {
     if mn_table_size() != 0 { return true }
-    let length = mn_sys_descriptor_limit()
+    let length = mn_sys_descriptor_limit(true)
     guard let table = unsafe mn_sys_map(Int(length) * MemoryLayout<UnsafeMutableRawPointer?>.stride) else { return false }
     unsafe mn_table_open(table.assumingMemoryBound(to: UnsafeMutableRawPointer?.self), length)
     unsafe process.pointee.marker = hide(mn_sys_eventfd())
@@ -256,7 +256,7 @@ extension Process {
   ///
   /// - Returns: a negative errno value when there is none left.
   static func copy(_ fd: Int32) -> Int32 {
-    let soft = Int64(mn_sys_descriptor_soft_limit())
+    let soft = Int64(mn_sys_descriptor_limit(false))
     let high = mn_sys_fcntl(fd, Int32(MN_F_DUPFD_CLOEXEC), min(soft - soft / 4, 16384))
     if high >= 0 { mn_table_set_internal(high) }
     return high

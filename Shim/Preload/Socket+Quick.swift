@@ -104,14 +104,15 @@ extension Socket {
         else { break planned }
       }
       let writer = unsafe socket.pointee.writer
-      guard let (record, next) = unsafe writer.pointee.reserveAhead(size) else { break planned }
+      let tail = unsafe block + Int(MN_OFFSET_ENDPOINT_TX_TAIL)
+      guard let (record, next) = unsafe writer.pointee.reserveAhead(size, at: tail) else { break planned }
       let header = unsafe record.base
       unsafe header.storeBytes(of: socket.pointee.plan.kind | UInt64(size), as: UInt64.self)
       unsafe header.storeBytes(of: socket.pointee.plan.ports, toByteOffset: 8, as: UInt64.self)
       unsafe header.storeBytes(of: 0, toByteOffset: 32, as: UInt64.self)
       unsafe header.storeBytes(of: socket.pointee.plan.remote, toByteOffset: 40, as: UInt64.self)
       unsafe mn_copy(record.payload, data, size)
-      unsafe writer.pointee.publishAhead(next)
+      unsafe writer.pointee.publishAhead(next, at: tail)
       let ready = unsafe socket.pointee.plan.ready.unsafelyUnwrapped
       let bit = unsafe socket.pointee.plan.readyBit
       let sleeping = unsafe socket.pointee.plan.sleeping.unsafelyUnwrapped
@@ -160,7 +161,6 @@ extension Socket {
     }
     if unsafe address != nil { unsafe storeSender(socket, record, address, length) }
     unsafe reader.pointee.publishAhead(next)
-    unsafe socket.pointee.expected = UInt64(UInt(bitPattern: record.base)) &+ record.stride
     unsafe Lock.release(block + Int(MN_OFFSET_ENDPOINT_RX_LOCK))
     return record.length
   }

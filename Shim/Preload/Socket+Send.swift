@@ -258,7 +258,8 @@ extension Socket {
     // (Or shown the socket to a new daemon: the lock is the old one's.)
     if unsafe socket.pointee.endpoint != endpoint { return .moved }
     let writer = unsafe socket.pointee.writer
-    unsafe writer.pointee.resume()
+    let tail = unsafe UnsafeMutableRawPointer(endpoint) + Int(MN_OFFSET_ENDPOINT_TX_TAIL)
+    unsafe writer.pointee.resume(at: tail)
     guard let record = unsafe writer.pointee.reserve(call.size) else { return .full }
     let header = unsafe record.header
     var flags = judgement.recordFlags
@@ -293,7 +294,7 @@ extension Socket {
       index += 1
     }
     unsafe writer.pointee.commit(record)
-    unsafe writer.pointee.publish()
+    unsafe writer.pointee.publish(at: tail)
     return .done
   }
 

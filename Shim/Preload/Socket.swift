@@ -96,8 +96,6 @@ struct Socket: ~Copyable {
   @Shared var firstReader: Int
   /// RX rings: engines of the channel.
   @Shared var readerCount: Int
-  /// Where the next record will be, by the last receive (but where the ring begins anew).
-  @Shared var expected: UInt64
   /// When the engine last took something from the TX ring, by the cycle counter, and how far it was.
   @Shared var progress: UInt64
   @Shared var progressHead: UInt64
@@ -227,16 +225,14 @@ extension Socket {
 
   /// Whether a datagram of any size would be taken now. A full TX ring is a full send buffer.
   static func hasRoom(_ socket: SocketPointer) -> Bool {
-    let (channel, index) = unsafe socket.pointee.location
-    let ring = unsafe channel.unsafelyUnwrapped.pointee.writer(index)
-    let used = unsafe mn_load_relaxed_u64(ring) &- mn_load_acquire_u64(ring + 64)
     // The largest record and the largest pad before it: whatever is sent next will fit.
     let largest = 2 * ringStride(UInt64(MN_DATAGRAM_MAX))
-    return unsafe used + largest <= UInt64(channel.unsafelyUnwrapped.pointee.txCapacity)
+    return unsafe unsent(socket) <= UInt64(socket.pointee.channel.unsafelyUnwrapped.pointee.txCapacity) &- largest
   }
 
   /// Bytes of the TX ring that the engine has not delivered or sent yet (it publishes what it delivers before it gives the TX ring
   /// back).
+  @inline(never)
   static func unsent(_ socket: SocketPointer) -> UInt64 {
     let (channel, index) = unsafe socket.pointee.location
     let ring = unsafe channel.unsafelyUnwrapped.pointee.writer(index)
@@ -555,12 +551,12 @@ extension Socket {
     } else if let channel = unsafe socket.pointee.channel {
       unsafe mn_head_show(
         socket, UInt32(MN_RECEIVE_LOOK), socket.pointee.endpoint, channel.pointee.reader(socket.pointee.index, 0),
-        mn_ring_stride(UInt64(channel.pointee.rxCapacity)), channel.pointee.engineCount)
+        mn_ring_stride(UInt64(channel.pointee.rxCapacity)), channel.pointee.engineCount, channel.pointee.txCapacity)
       return
     } else {
       receive = MN_RECEIVE_ASK
     }
-    unsafe mn_head_show(socket, UInt32(receive), nil, nil, 0, 0)
+    unsafe mn_head_show(socket, UInt32(receive), nil, nil, 0, 0, 0)
   }
 
   /// The program bound or connected the socket, and no endpoint came of it: the kernel's, as far as waiting goes.

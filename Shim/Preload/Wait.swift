@@ -75,10 +75,8 @@ enum Wait {
     if unsafe Socket.hasInput(socket) { return false }
     mn_look_begins()
     _ = mn_sys_yield()
-    // Mostly it is there now: its tail and its lines, fetched together, take the time of one.
-    let record = unsafe socket.pointee.expected
-    mn_prefetch(record)
-    mn_prefetch(record &+ 64)
+    // Mostly it is there now: its tail, its lines, and those that an answer will take, fetched together, take the time of one.
+    unsafe mn_head_prefetch(socket, UInt32(truncatingIfNeeded: socket.pointee.firstReader &- 1))
     if unsafe !Socket.hasInput(socket) {
       let until = mn_cycles() &+ Spinner.longest / 2
       repeat {

@@ -595,14 +595,12 @@ void mn_table_open(void **table, uint32_t length) {
   __atomic_store_n(&mn_at_hand.table_length, length, __ATOMIC_RELEASE);
 }
 
-static uint32_t descriptor_limit(bool hard) {
+uint32_t mn_sys_descriptor_limit(bool hard) {
   struct rlimit limit = {1024, 1024};
   RAW(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, &limit, 0, 0);
   rlim_t n = hard ? limit.rlim_max : limit.rlim_cur;
   return n > 1u << 20 ? 1u << 20 : (uint32_t)n;
 }
-uint32_t mn_sys_descriptor_limit(void) { return descriptor_limit(true); }
-uint32_t mn_sys_descriptor_soft_limit(void) { return descriptor_limit(false); }
 
 int32_t mn_sys_connect_control(const char *path) {
   struct sockaddr_un address = {.sun_family = AF_UNIX};

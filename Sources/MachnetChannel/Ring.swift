@@ -47,7 +47,8 @@ public func ringStride(_ length: UInt64) -> UInt64 {
 /// The writing side of a `mn_ring`. Records become visible to the reader at `publish`, all at once.
 ///
 /// The writer keeps its own tail and a copy of the reader's head. Where several threads or processes take turns
-/// (the app side, under the endpoint's lock), each turn starts with `resume`.
+/// (the app side, under the endpoint's lock), each turn starts with `resume`, and they keep the tail in a word of their own
+/// (`mn_endpoint.tx_tail`): the ring's is on a line that the reader polls, and to load it is to fetch that line from another core.
 @safe
 public struct RingWriter {
   @usableFromInline let ring: UnsafeMutablePointer<mn_ring>
@@ -68,10 +69,12 @@ public struct RingWriter {
     self.head = unsafe mn_load_acquire_u64(ring + 64)
   }
 
-  /// Takes over from whoever wrote last: the tail as published. The head's copy may be old, which is only careful.
+  /// Takes over from whoever wrote last. The head's copy may be old, which is only careful.
+  ///
+  /// - Parameter word: where those who take turns keep the tail.
   @inlinable @inline(__always) @_noLocks
-  public mutating func resume() {
-    tail = unsafe mn_load_relaxed_u64(ring) & ~63
+  public mutating func resume(at word: UnsafeRawPointer) {
+    tail = unsafe mn_load_relaxed_u64(word) & ~63
   }
 
   /// The charges that the reader says it has taken (`mn_ring.charge_taken`).
@@ -117,10 +120,12 @@ public struct RingWriter {
   /// As `resume` and `reserve`, where the copy of the reader's head shows room and the record fits before the ring's end;
   /// nil where that is not so and `reserve` is to be asked. Writes nothing. `publishAhead` completes the record.
   ///
-  /// - Parameter length: 0...`MN_DATAGRAM_MAX`.
+  /// - Parameters:
+  ///   - length: 0...`MN_DATAGRAM_MAX`.
+  ///   - word: as for `resume`.
   @inlinable @inline(__always) @_noLocks
-  public func reserveAhead(_ length: Int) -> (record: Record, next: UInt64)? {
-    let tail = unsafe mn_load_relaxed_u64(ring) & ~63
+  public func reserveAhead(_ length: Int, at word: UnsafeRawPointer) -> (record: Record, next: UInt64)? {
+    let tail = unsafe mn_load_relaxed_u64(word) & ~63
     let stride = ringStride(UInt64(truncatingIfNeeded: length))
     let offset = tail & (capacity &- 1)
     let next = tail &+ stride
@@ -131,9 +136,9 @@ public struct RingWriter {
 
   /// As `commit` and `publish`.
   @inlinable @inline(__always) @_noLocks
-  public mutating func publishAhead(_ next: UInt64) {
+  public mutating func publishAhead(_ next: UInt64, at word: UnsafeMutableRawPointer) {
     tail = next
-    unsafe mn_store_release_u64(ring, next)
+    unsafe publish(at: word)
   }
 
   /// The record that `reserve` gave is complete. Not yet visible.
@@ -152,9 +157,23 @@ public struct RingWriter {
   @inlinable
   public var reader: RingReader { unsafe RingReader(unsafe: ring, capacity: UInt32(truncatingIfNeeded: capacity)) }
 
+  /// As `publish`, where others may be next. Their word is first: of who ends in between, nothing is overwritten.
+  @inlinable @inline(__always) @_noLocks
+  public func publish(at word: UnsafeMutableRawPointer) {
+    unsafe mn_store_release_u64(word, tail)
+    publish()
+  }
+
   /// An upper bound of `pending` from the copy of the reader's head: touches no foreign line.
   @inlinable
   public var written: UInt64 { @_noLocks get { tail &- head } }
+
+  /// As `pending`, and until the reader has taken that much more, `written` is as good.
+  @inlinable @_noLocks
+  public mutating func measure() -> UInt64 {
+    head = unsafe mn_load_acquire_u64(UnsafeRawPointer(ring) + 64)
+    return written
+  }
 
   /// Bytes written and not yet released by the reader (SIOCOUTQ's measure, headers included).
   @inlinable

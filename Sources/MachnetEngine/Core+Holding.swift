@@ -192,7 +192,7 @@ extension Core {
   @inline(never) @_noLocks
   mutating func pause(_ endpoint: UInt32, _ session: UInt32, _ port: UInt32) {
     if endpoints[endpoint].parking == none
-      && endpoints[endpoint].writer.pending <= UInt64(endpoints[endpoint].rxCapacity / 2)
+      && endpoints[endpoint].writer.measure() <= UInt64(endpoints[endpoint].rxCapacity / 2)
     {
       return
     }

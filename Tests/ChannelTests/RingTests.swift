@@ -2,9 +2,10 @@ import CMachnetABI
 import MachnetChannel
 import Testing
 
-/// A ring in ordinary memory, both indices starting at `start`.
+/// A ring in ordinary memory, both indices starting at `start`, and the word of those who take turns at writing it.
 final class RingMemory {
   let base: UnsafeMutableRawPointer
+  let word: UnsafeMutableRawPointer
   let capacity: UInt32
 
   init(capacity: UInt32 = MN_RING_MIN, start: UInt64 = 0) {
@@ -14,8 +15,13 @@ final class RingMemory {
     base.initializeMemory(as: UInt8.self, repeating: 0xa5, count: size)
     base.storeBytes(of: start, as: UInt64.self)
     base.storeBytes(of: start, toByteOffset: 64, as: UInt64.self)
+    word = .allocate(byteCount: 64, alignment: 64)
+    word.storeBytes(of: start, as: UInt64.self)
   }
-  deinit { base.deallocate() }
+  deinit {
+    base.deallocate()
+    word.deallocate()
+  }
 
   var writer: RingWriter { unsafe RingWriter(unsafe: base, capacity: capacity) }
   var reader: RingReader { unsafe RingReader(unsafe: base, capacity: capacity) }
@@ -27,11 +33,11 @@ final class RingMemory {
 
 extension RingWriter {
   /// Writes a datagram of `length` bytes, each of value `fill`; false when the ring is full.
-  mutating func put(_ length: Int, _ fill: UInt8) -> Bool {
+  mutating func put(_ length: Int, _ fill: UInt8, turns word: UnsafeMutableRawPointer? = nil) -> Bool {
     guard let record = reserve(length) else { return false }
     record.payload.initializeMemory(as: UInt8.self, repeating: fill, count: length)
     commit(record)
-    publish()
+    if let word { unsafe publish(at: word) } else { publish() }
     return true
   }
 }
@@ -82,10 +88,11 @@ extension RingItem {
       for unread in stride(from: UInt64(0), through: UInt64(MN_RING_MIN), by: 64 * 251) {
         let tail = UInt64.max - UInt64(MN_RING_MIN) + 1 &+ offset
         memory.setTail(tail)
+        memory.word.storeBytes(of: tail, as: UInt64.self)
         memory.setHead(tail &- unread)
         var writer = memory.writer
         var other = memory.writer
-        let ahead = writer.reserveAhead(length)
+        let ahead = writer.reserveAhead(length, at: memory.word)
         let record = other.reserve(length)
         guard let ahead else {
           // Refused where the long form steps over the ring's end, or has no room.
@@ -99,8 +106,8 @@ extension RingItem {
         other.publish()
         let published = memory.base.load(as: UInt64.self)
         memory.setTail(tail)
-        writer.publishAhead(ahead.next)
-        #expect(memory.base.load(as: UInt64.self) == published)
+        writer.publishAhead(ahead.next, at: memory.word)
+        #expect(memory.base.load(as: UInt64.self) == published && memory.word.load(as: UInt64.self) == published)
         // The record alone, for the reader.
         memory.setHead(tail)
         var reader = memory.reader
@@ -130,6 +137,19 @@ extension RingItem {
     do { let result = reader.get(1); #expect((result?.length == 65507)) }
   }
 
+  @Test func whatIsMeasuredIsWritten() {
+    let memory = RingMemory()
+    var writer = memory.writer
+    var reader = memory.reader
+    for _ in 0..<10 { do { let result = writer.put(1000, 1); #expect(result) } }
+    for _ in 0..<4 { do { let result = reader.get(1); #expect(result?.whole == true) } }
+    #expect(writer.written == 10 * 1088 && writer.pending == 6 * 1088)
+    do { let measured = writer.measure(); #expect(measured == 6 * 1088) }
+    #expect(writer.written == 6 * 1088)
+    do { let result = writer.put(1000, 1); #expect(result) }
+    #expect(writer.written == 7 * 1088)
+  }
+
   @Test func nothingIsSeenBeforePublish() {
     let memory = RingMemory()
     var writer = memory.writer
@@ -152,8 +172,12 @@ extension RingItem {
     for _ in 0..<20_000 {
       if Bool.random(using: &random) {
         let turn = Int.random(in: 0...1)
-        writers[turn].resume()
-        if writers[turn].put(sent % 3000, UInt8(truncatingIfNeeded: sent)) { sent += 1 }
+        // What the reader polls is not read by who writes it next.
+        let published = memory.base.load(as: UInt64.self)
+        memory.setTail(.random(in: 0...(.max), using: &random))
+        writers[turn].resume(at: memory.word)
+        memory.setTail(published)
+        if writers[turn].put(sent % 3000, UInt8(truncatingIfNeeded: sent), turns: memory.word) { sent += 1 }
       } else {
         let turn = Int.random(in: 0...1)
         readers[turn].resume()
@@ -164,6 +188,25 @@ extension RingItem {
       }
     }
     #expect(received <= sent && received > 1000)
+  }
+
+  /// A process was killed after it had said where the next record begins and before it published its last one.
+  @Test func whatOneLeftUnpublishedTheNextPublishes() {
+    let memory = RingMemory()
+    var first = memory.writer
+    first.resume(at: memory.word)
+    do { let result = first.put(100, 1, turns: memory.word); #expect(result) }
+    let published = memory.base.load(as: UInt64.self)
+    do { let result = first.put(200, 2, turns: memory.word); #expect(result) }
+    memory.setTail(published)
+    var second = memory.writer
+    second.resume(at: memory.word)
+    do { let result = second.put(300, 3, turns: memory.word); #expect(result) }
+    var reader = memory.reader
+    for (length, fill) in [(100, 1), (200, 2), (300, 3)] as [(Int, UInt8)] {
+      let got = reader.get(fill)
+      #expect(got?.length == length && got?.whole == true)
+    }
   }
 
   @Suite struct Lies {

@@ -22,7 +22,7 @@
 #endif
 
 #define MN_MAGIC 0x4d4e4554u /* "MNET" */
-#define MN_ABI_VERSION 5u
+#define MN_ABI_VERSION 6u
 #define MN_CACHE_LINE 64u
 #define MN_PAGE 4096u
 
@@ -217,7 +217,9 @@ struct mn_endpoint {
   uint32_t reserved1[12];
   // app only: the locks that several threads and forked processes share (0: free, else the owner's thread id)
   uint32_t tx_lock;
-  uint32_t reserved2[15];
+  uint32_t reserved2;
+  uint64_t tx_tail; /* the TX ring's tail, for whoever writes it next: that one's line is where the engine polls it */
+  uint64_t reserved6[6];
   uint32_t rx_lock;
   uint32_t reserved3[15];
   // app only: socket state that threads and forked processes share; the engine never reads it
@@ -384,6 +386,7 @@ enum {
   MN_OFFSET_RING_MARK = offsetof(struct mn_ring, mark),
   MN_OFFSET_RING_CHARGE_TAKEN = offsetof(struct mn_ring, charge_taken),
   MN_OFFSET_ENDPOINT_TX_LOCK = offsetof(struct mn_endpoint, tx_lock),
+  MN_OFFSET_ENDPOINT_TX_TAIL = offsetof(struct mn_endpoint, tx_tail),
   MN_OFFSET_ENDPOINT_RX_LOCK = offsetof(struct mn_endpoint, rx_lock),
   MN_OFFSET_ENDPOINT_FLAGS = offsetof(struct mn_endpoint, flags),
   MN_OFFSET_ENDPOINT_PEER_ADDRESS = offsetof(struct mn_endpoint, peer) + 12,

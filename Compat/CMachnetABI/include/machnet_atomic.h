@@ -62,7 +62,17 @@ MN_HOT static inline void mn_pause(void) {
 }
 
 /// Has a cache line brought near before it is needed. An address that is none does no harm.
-MN_HOT static inline void mn_prefetch(uint64_t address) { __builtin_prefetch((const void *)(uintptr_t)address); }
+MN_HOT static inline void mn_prefetch(const void *line) { __builtin_prefetch(line); }
+
+/// The same of a line that is about to be written: other cores give theirs up.
+MN_HOT static inline void mn_prefetch_to_write(const void *line) {
+#if defined(__x86_64__)
+  // (The builtin is the same as for reading unless all of the program may use PREFETCHW. Where a processor does not know it, it does nothing.)
+  __asm__ volatile("prefetchw (%0)" : : "r"(line));
+#else
+  __builtin_prefetch(line, 1);
+#endif
+}
 
 /// The cycle counter (x86 TSC, Arm CNTVCT): monotonic on every cloud VM of the last decade (constant, non-stop TSC).
 MN_HOT static inline uint64_t mn_cycles(void) {

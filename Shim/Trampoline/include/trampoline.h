@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "machnet_abi.h"
+#include "machnet_atomic.h"
 
 // ------------------------------------------------------------------------------------------------------ mirrors
 
@@ -133,12 +134,14 @@ static inline void mn_departed_end(uint64_t until) {
   __atomic_compare_exchange_n(&mn_departed_limit, &until, 0, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 }
 
-/// What a trampoline must see of a socket's rings to leave a receive to the kernel. Never changed once published.
+/// What is to be seen of a socket's rings without the Swift half, as by a trampoline that leaves a receive to the kernel. Never changed
+/// once published.
 struct mn_look {
   struct mn_endpoint *endpoint; /* NULL: none, and no rings */
   uint8_t *rings;               /* the first RX ring */
   uint64_t stride;              /* to the next */
   uint32_t count;
+  uint32_t tx_capacity; /* of the TX ring, which is before the first RX ring */
 };
 
 /// What a receive may do without the Swift half. ASK: nothing. KERNEL: the shadow is all there is. LOOK: what lies in
@@ -242,15 +245,34 @@ static inline void mn_head_always(void *head, uint32_t generation) {
 /// Changes what receives may do. The look before stays as it is for whoever is looking: it is used again only at the
 /// change after the next, and changes of one socket are attachments and losses of a daemon.
 static inline void mn_head_show(void *start, uint32_t receive, struct mn_endpoint *endpoint, void *rings, uint64_t stride,
-                                uint32_t count) {
+                                uint32_t count, uint32_t tx_capacity) {
   struct mn_head *head = (struct mn_head *)start;
   struct mn_look *look = &head->looks[++head->turn & 1];
   __atomic_store_n(&look->endpoint, endpoint, __ATOMIC_RELAXED);
   __atomic_store_n(&look->rings, (uint8_t *)rings, __ATOMIC_RELAXED);
   __atomic_store_n(&look->stride, stride, __ATOMIC_RELAXED);
   __atomic_store_n(&look->count, count, __ATOMIC_RELAXED);
+  __atomic_store_n(&look->tx_capacity, tx_capacity, __ATOMIC_RELAXED);
   __atomic_store_n(&head->look, look, __ATOMIC_RELEASE);
   __atomic_store_n(&head->receive, receive, __ATOMIC_RELEASE);
+}
+
+/// Has the lines brought near in which the next small datagram will come, if by the ring of that engine, and the one that answers it
+/// be sent. (Where a ring begins anew they are others.)
+static inline void mn_head_prefetch(const void *head, uint32_t engine) {
+  const struct mn_look *look = __atomic_load_n(&((const struct mn_head *)head)->look, __ATOMIC_ACQUIRE);
+  const struct mn_endpoint *endpoint = __atomic_load_n(&look->endpoint, __ATOMIC_RELAXED);
+  if (!endpoint) return;
+  const uint8_t *rings = __atomic_load_n(&look->rings, __ATOMIC_RELAXED);
+  uint64_t stride = __atomic_load_n(&look->stride, __ATOMIC_RELAXED), tx = __atomic_load_n(&look->tx_capacity, __ATOMIC_RELAXED);
+  const uint8_t *room = rings - tx + (__atomic_load_n(&endpoint->tx_tail, __ATOMIC_RELAXED) & (tx - 1));
+  mn_prefetch_to_write(room);
+  mn_prefetch_to_write(room + 64);
+  const uint8_t *ring = rings + (engine < __atomic_load_n(&look->count, __ATOMIC_RELAXED) ? engine * stride : 0);
+  const uint8_t *record = ring + sizeof(struct mn_ring);
+  record += __atomic_load_n((const uint64_t *)(ring + 64), __ATOMIC_RELAXED) & (stride - sizeof(struct mn_ring) - 1);
+  mn_prefetch(record);
+  mn_prefetch(record + 64);
 }
 
 /// A ring that is empty for ever.
@@ -429,9 +451,8 @@ void mn_sys_unmap(void *base, size_t size);
 void *mn_sys_map_shared(int32_t fd, size_t size, bool writable);
 void mn_sys_unmap_shared(void *base, size_t size);
 uint64_t mn_sys_nanoseconds(void); /* CLOCK_MONOTONIC */
-/// Limit of descriptor numbers: the hard RLIMIT_NOFILE, at most 2^20 (fs.nr_open's default).
-uint32_t mn_sys_descriptor_limit(void);
-uint32_t mn_sys_descriptor_soft_limit(void);
+/// Limit of descriptor numbers: RLIMIT_NOFILE, hard or soft, at most 2^20 (fs.nr_open's default).
+uint32_t mn_sys_descriptor_limit(bool hard);
 /// Connects a SOCK_SEQPACKET socket to `path`; close-on-exec; negative errno on failure.
 int32_t mn_sys_connect_control(const char *path);
 /// Shows mn_hook_inherited each descriptor that is open.
