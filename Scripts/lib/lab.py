@@ -148,11 +148,11 @@ class Process:
 
 
 class Daemon:
-    """A machnetd with a generated config."""
+    """A machnetd with a generated config; `profile` is of the programs that run on it."""
 
     def __init__(self, lab, name, flows, engine_cpus, interface=None, interfaces=None, namespace=None, polling="adaptive",
-                 extra="", transport="udp", queues=1):
-        self.lab, self.namespace = lab, namespace
+                 extra="", transport="udp", queues=1, profile=None):
+        self.lab, self.namespace, self.profile = lab, namespace, profile
         self.config = os.path.join(lab.directory, name + ".yaml")
         self.socket = os.path.join(lab.directory, name + ".sock")
         lines = []
@@ -182,7 +182,8 @@ class Daemon:
 
     def run(self, argv):
         """The command line that runs a program under the preload."""
-        return [self.lab.tool("machnet"), "run", "--socket", self.socket, "--", *argv]
+        profile = ["--profile", self.profile] if self.profile else []
+        return [self.lab.tool("machnet"), "run", "--socket", self.socket, *profile, "--", *argv]
 
     def status(self, quietly=False):
         done = subprocess.run([self.lab.tool("machnet"), "status", "--socket", self.socket, "--json"],

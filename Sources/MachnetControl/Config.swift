@@ -83,16 +83,23 @@ public struct Config: Sendable, Equatable {
     public func yields(processors: Int) -> Bool { yields ?? (processors <= 4) }
   }
 
-  /// A named set of waiting options for single programs.
+  /// How single programs wait, and what makes it cheap for the kernel to switch between them.
   public struct Profile: Sendable, Equatable {
     /// 0...1,000,000; nil: as the daemon says.
     public var spinMicroseconds: Int?
     /// nil: as the daemon says.
     public var yields: Bool?
+    /// false: glibc registers no restartable sequences (rseq(2)), which the kernel tends at each switch; sched_getcpu(3) asks the vDSO
+    /// then. nil, true: as glibc does by itself.
+    public var restartableSequences: Bool?
+    /// SCHED_FIFO at that priority, 1...99 (sched(7)); nil: as the program is started.
+    public var fifo: Int?
 
-    public init(spinMicroseconds: Int? = nil, yields: Bool? = nil) {
+    public init(spinMicroseconds: Int? = nil, yields: Bool? = nil, restartableSequences: Bool? = nil, fifo: Int? = nil) {
       self.spinMicroseconds = spinMicroseconds
       self.yields = yields
+      self.restartableSequences = restartableSequences
+      self.fifo = fifo
     }
 
     /// There without a config; a config may say otherwise.
@@ -102,7 +109,9 @@ public struct Config: Sendable, Equatable {
       // Sleeps soon, so that a burst gathers before the thread is woken for it.
       "throughput": Profile(spinMicroseconds: 10),
       // Engine or peer run on the same core: each look gives it away.
-      "shared-core": Profile(spinMicroseconds: 50, yields: true),
+      "shared-core": Profile(spinMicroseconds: 50, yields: true, restartableSequences: false),
+      // The same, and nobody else gets that core meanwhile.
+      "real-time": Profile(spinMicroseconds: 50, yields: true, restartableSequences: false, fifo: 1),
     ]
 
     /// How the preload library gets to know: environment variables and their values.
@@ -112,6 +121,9 @@ public struct Config: Sendable, Equatable {
       if let yields { variables.append(("MACHNET_YIELD", "\(yields)")) }
       return variables
     }
+
+    /// How glibc gets to know: what is to be among the program's GLIBC_TUNABLES.
+    public var tunables: [String] { restartableSequences == false ? ["glibc.pthread.rseq=0"] : [] }
   }
 
   public struct Limits: Sendable, Equatable {

@@ -208,10 +208,12 @@ package struct ConfigReader {
         note(key, "expected a name of 1 to 32 letters, digits, '_' or '-', found \(kind(key))")
         continue
       }
-      let fields = mapping(value, "the profile '\(name)'", keys: ["spin-us", "yield"], mayBeNull: true)
+      let fields = mapping(value, "the profile '\(name)'", keys: ["spin-us", "yield", "restartable-sequences", "fifo"], mayBeNull: true)
       profiles[name] = Config.Profile(
         spinMicroseconds: integer(fields["spin-us"], 0...1_000_000, "microseconds"),
-        yields: text(fields["yield"], "true or false") { Bool($0) })
+        yields: text(fields["yield"], "true or false") { Bool($0) },
+        restartableSequences: text(fields["restartable-sequences"], "true or false") { Bool($0) },
+        fifo: text(fields["fifo"], "a priority from 1 to 99") { decimal($0, in: 1...99) })
     }
     return profiles
   }

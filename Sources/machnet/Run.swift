@@ -15,7 +15,9 @@ struct Run: ParsableCommand {
       ignored there, and told here.
 
       Profiles: latency (looks at the rings for 1 ms before it sleeps), throughput (sleeps after 10 us, so that \
-      bursts gather), shared-core (gives the core away between looks), and those under 'profiles:' in the config.
+      bursts gather), shared-core (gives the core away between looks, and has glibc register no restartable sequences, which would \
+      make each switch longer), real-time (the same under SCHED_FIFO: keep it off the engines' cores), and those under 'profiles:' in \
+      the config.
 
       Exit codes: the program's own; or, when it was not started, 1 the config is wrong; 64 the command line is wrong; \
       125 refused by --strict; 126 it could not be executed; 127 it was not found (as in a shell).
@@ -23,7 +25,7 @@ struct Run: ParsableCommand {
 
   @OptionGroup var daemon: DaemonOptions
 
-  @Option(name: .long, help: "How the program waits: latency, throughput, shared-core or one of the config's profiles.")
+  @Option(name: .long, help: "How the program waits: latency, throughput, shared-core, real-time or one of the config's profiles.")
   var profile: String?
 
   @Flag(name: .long, help: "Refuse to start what cannot be intercepted, or without a daemon that answers.")
@@ -58,7 +60,9 @@ struct Run: ParsableCommand {
       throw ExitCode(126)
     }
     let config = try daemon.statedConfig()
-    var variables = try waiting(config)
+    let profile = try self.profile.map { try chosen($0, config) } ?? Config.Profile()
+    var variables = profile.environment
+    if let tunables = mergedTunables(environment("GLIBC_TUNABLES"), adding: profile.tunables) { variables.append(("GLIBC_TUNABLES", tunables)) }
     if let socket = config?.control.socket ?? daemon.socket { variables.append(("MACHNET_SOCKET", socket)) }
     // The loader of a 32-bit program would complain of ours on stderr, and go on without it.
     if canMap(library, into: program, environment: inspectionEnvironment()) {
@@ -76,9 +80,11 @@ struct Run: ParsableCommand {
       try refuseUnlessCertain(program, library)
     }
     if dryRun {
-      print("env " + (variables.map { "\($0.0)=\($0.1)" } + command).map(quotedForShell).joined(separator: " "))
+      let scheduled = profile.fifo.map { ["chrt", "--fifo", "\($0)"] } ?? []
+      print((scheduled + ["env"] + variables.map { "\($0.0)=\($0.1)" } + command).map(quotedForShell).joined(separator: " "))
       return
     }
+    if let fifo = profile.fifo { try schedule(program, fifo) }
     for (name, value) in variables { _ = unsafe setenv(name, value, 1) }
     var arguments: [UnsafeMutablePointer<CChar>?] = unsafe command.map { unsafe strdup($0) } + [nil]
     _ = unsafe execvp(program, &arguments)
@@ -102,10 +108,14 @@ struct Run: ParsableCommand {
     }
   }
 
-  /// The profile's environment.
-  private func waiting(_ config: Config?) throws -> [(String, String)] {
-    guard let profile else { return [] }
-    return try chosen(profile, config).environment
+  /// What the program inherits.
+  private func schedule(_ program: String, _ priority: Int) throws {
+    var parameter = sched_param(sched_priority: CInt(priority))
+    if unsafe sched_setscheduler(0, SCHED_FIFO, &parameter) == 0 { return }
+    let problem = unsafe String(cString: strerror(errno))
+    complain(
+      "machnet: \(program) is not started: SCHED_FIFO at priority \(priority), as the profile asks: \(problem) (it takes CAP_SYS_NICE or ulimit -r \(priority))")
+    throw ExitCode(126)
   }
 
   private func chosen(_ profile: String, _ config: Config?) throws -> Config.Profile {
@@ -167,6 +177,13 @@ func mergedPreload(_ existing: String?, adding library: String, sanitizersOfProg
   var runtimes = entries.filter(isSanitizerRuntime)
   runtimes += sanitizersOfProgram.filter { !runtimes.contains($0) }
   return (runtimes + entries.filter { !isSanitizerRuntime($0) } + [library]).joined(separator: ":")
+}
+
+/// glibc's tunables with some more; what is said of one of them already stays. nil: nothing is to be added.
+func mergedTunables(_ existing: String?, adding tunables: [String]) -> String? {
+  let entries = (existing ?? "").split(separator: ":").map(String.init)
+  let new = tunables.filter { one in !entries.contains { $0.hasPrefix(one.prefix { $0 != "=" } + "=") } }
+  return new.isEmpty ? nil : (entries + new).joined(separator: ":")
 }
 
 func executable() -> String? {

@@ -234,15 +234,49 @@ private func write(_ text: String, to name: String) throws -> String {
     #expect(try variables("--profile", "latency") == "1000/\n")
     #expect(try variables() == "/\n")
     let mistake = try variables("--config", file, "--profile", "other")
-    #expect(mistake.contains("there is no profile 'other', but latency, mine, shared-core, throughput"))
+    #expect(mistake.contains("there is no profile 'other', but latency, mine, real-time, shared-core, throughput"))
     for (text, problem) in [
       ("profiles: { a b: {} }", "expected a name of 1 to 32 letters"), ("profiles: [x]", "expected profiles by name, found a list"),
       ("profiles: { a: { spin-us: 1000001 } }", "expected a number of microseconds from 0 to 1000000"),
-      ("profiles: { a: { yields: true } }", "expected spin-us or yield in the profile 'a', found 'yields'"),
+      ("profiles: { a: { yields: true } }", "expected spin-us, yield, restartable-sequences or fifo in the profile 'a', found 'yields'"),
+      ("profiles: { a: { fifo: 0 } }", "expected a priority from 1 to 99"), ("profiles: { a: { fifo: 100 } }", "expected a priority from 1 to 99"),
+      ("profiles: { a: { restartable-sequences: 0 } }", "expected true or false, found '0'"),
     ] {
       let wrong = try write(text + "\n", to: "wrong-profiles.yaml")
       #expect(try run(["machnetd", "--check", "--config", wrong]).2.contains(problem))
     }
+  }
+
+  @Test func aProfileMakesSwitchesShorter() throws {
+    func tunables(_ existing: String?, _ profile: String) throws -> String {
+      try run(
+        ["machnet", "run", "--profile", profile, "--", "/bin/sh", "-c", "echo $GLIBC_TUNABLES"],
+        environment: existing.map { ["GLIBC_TUNABLES": $0] } ?? [:]
+      ).1
+    }
+    #expect(try tunables(nil, "shared-core") == "glibc.pthread.rseq=0\n")
+    #expect(try tunables("glibc.malloc.check=0", "shared-core") == "glibc.malloc.check=0:glibc.pthread.rseq=0\n")
+    // What the user has said of it stays.
+    #expect(try tunables("glibc.pthread.rseq=1:glibc.malloc.check=0", "shared-core") == "glibc.pthread.rseq=1:glibc.malloc.check=0\n")
+    #expect(try tunables(nil, "latency") == "\n")
+
+    // Priority in real time and policy (proc_pid_stat(5)).
+    let show = ["/bin/sh", "-c", "cut -d' ' -f40,41 /proc/self/stat"]
+    let isPermitted = try run(["/usr/bin/chrt", "--fifo", "1", "true"]).0 == 0
+    if isPermitted {
+      #expect(try run(["machnet", "run", "--profile", "real-time", "--"] + show) == (0, "1 1\n", ""))
+      let line = try run(["machnet", "run", "--dry-run", "--profile", "real-time", "--"] + show).1
+      #expect(line.hasPrefix("chrt --fifo 1 env "))
+      #expect(try run(["/bin/sh", "-c", line]) == (0, "1 1\n", ""))
+    }
+    let without = isPermitted ? ["/usr/bin/setpriv", "--bounding-set", "-sys_nice"] : []
+    let refused = try run(without + [products.appending(path: "machnet").path, "run", "--profile", "real-time", "--"] + show)
+    #expect(
+      refused == (
+        126, "",
+        "machnet: /bin/sh is not started: SCHED_FIFO at priority 1, as the profile asks: Operation not permitted "
+          + "(it takes CAP_SYS_NICE or ulimit -r 1)\n"
+      ))
   }
 
   @Test func settingsThatTheLibraryWillNotObeyAreTold() throws {
