@@ -78,7 +78,7 @@ enum Wait {
     // Mostly it is there now: its tail, its lines, and those that an answer will take, fetched together, take the time of one.
     unsafe mn_head_prefetch(socket, UInt32(truncatingIfNeeded: socket.pointee.firstReader &- 1))
     if unsafe !Socket.hasInput(socket) {
-      let until = mn_cycles() &+ Spinner.longest / 2
+      let until = mn_cycles() &+ Spinner.longest * 2 / 3
       repeat {
         mn_pause()
         if mn_cycles() > until { return false }
