@@ -31,6 +31,7 @@ extension OneAtATime {
       ("machnet run --config machnet.yaml -- some-client", .ends([0])),
       ("machnet status", .ends([0])),
       ("machnet run --strict --profile latency -- some-client", .ends([0])),
+      ("machnet run --profile shared-core -- some-client", .ends([0])),
       ("machnet top", .fills(sees: "memcached")),
       ("machnet capture --port 11211", .watches(interrupt: "machnet", prints: ".11211: UDP, length ")),
       ("machnet explain --config", .ends([0])),
