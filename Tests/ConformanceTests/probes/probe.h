@@ -135,6 +135,11 @@ static void know(uint16_t port, const char *role) {
   roles[role_count].port = port;
   snprintf(roles[role_count++].role, sizeof roles[0].role, "%s", role);
 }
+static bool is_known(uint16_t port) {
+  for (unsigned i = 0; i < role_count; i++)
+    if (roles[i].port == port) return true;
+  return false;
+}
 static const char *role_of(uint16_t port) {
   for (unsigned i = 0; i < role_count; i++)
     if (roles[i].port == port) return roles[i].role;
@@ -200,11 +205,19 @@ __attribute__((unused)) static void drop(int fd) {
 
 __attribute__((unused)) static int unbound(int family, int type) { return keep(socket(family, SOCK_DGRAM | type, 0)); }
 __attribute__((unused)) static int bound_to(const char *address, const char *role) {
-  int fd = unbound(AF_INET, 0);
-  struct sockaddr_in name = ipv4(address, 0);
-  if (bind(fd, (void *)&name, sizeof name) != 0) give_up("bind");
-  know(port_of(fd), role);
-  return fd;
+  // (One of the kernel's choice may be that of another address as well; then one of the two would have the other's role.)
+  for (;;) {
+    int fd = unbound(AF_INET, 0);
+    struct sockaddr_in name = ipv4(address, 0);
+    if (bind(fd, (void *)&name, sizeof name) != 0) give_up("bind");
+    uint16_t port = port_of(fd);
+    if (is_known(port)) {
+      drop(fd);
+      continue;
+    }
+    know(port, role);
+    return fd;
+  }
 }
 /// A socket at 127.0.0.1 and a free port, which the transcript calls `role`.
 __attribute__((unused)) static int udp(const char *role) { return bound_to("127.0.0.1", role); }
